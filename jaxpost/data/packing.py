@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples into rows of one length, without one example ever seeing another.
+
+The shift from tokens to (input, target) happens per example before anything is packed: n tokens take n - 1 positions,
+and no target crosses into a neighbour. Nothing here reads files or knows of batches: a lane (`Packer`, `Blocks`) asks
+`fetch(k)` for its k-th example and can be put back to where it was by a few integers.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxpost.data.tokenizers import Tokens
+
+Row = dict[str, np.ndarray]
+Overlong = Literal["truncate", "drop", "error"]
+Fetch = Callable[[int], Tokens | None]
+"""The k-th example of a lane, or None if it is left out; IndexError at the end of the stream."""
+
+
+class Shifted(NamedTuple):
+    """What a model reads, what it should say next, and where that counts: int32[n], int32[n], float32[n]."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+
+
+def shift(tokens: Tokens) -> Shifted:
+    return Shifted(tokens.ids[:-1], tokens.ids[1:], tokens.trained[1:].astype(np.float32))
+
+
+def lay(examples: Sequence[Shifted], length: int, pad: int) -> Row:
+    """One row: the examples side by side as segments 1, 2, ..., each with positions from 0, then padding (segment 0).
+
+    Returns tokens, targets, segments, positions int32[length] and mask float32[length].
+    """
+    row = {
+        "tokens": np.full(length, pad, np.int32),
+        "targets": np.full(length, pad, np.int32),
+        "mask": np.zeros(length, np.float32),
+        "segments": np.zeros(length, np.int32),
+        "positions": np.zeros(length, np.int32),
+    }
+    start = 0
+    for segment, example in enumerate(examples, start=1):
+        at = slice(start, start + len(example.inputs))
+        row["tokens"][at], row["targets"][at], row["mask"][at] = example
+        row["segments"][at] = segment
+        row["positions"][at] = np.arange(len(example.inputs))
+        start = at.stop
+    return row
+
+
+def choose(sizes: Sequence[int], room: int) -> list[int]:
+    """Which of the waiting examples share the next row: the oldest, then always the longest that still fits.
+
+    Best fit over a short queue: as full as sorting the whole data set would give, and no example waits for more rows
+    than the queue is long. Every size must fit the room. Ties go to the older example.
+    """
+    chosen, room = [0], room - sizes[0]
+    waiting = sorted(range(len(sizes) - 1, 0, -1), key=sizes.__getitem__)  # ascending; of equals the oldest last
+    while (fits := bisect_right(waiting, room, key=sizes.__getitem__)) > 0:
+        chosen.append(waiting.pop(fits - 1))
+        room -= sizes[chosen[-1]]
+    return chosen
+
+
+class Packer:
+    """A lane whose rows hold whole examples: one each if `window` is 1, as many as fit of `window` waiting ones else.
+
+    The state is the number of the next example to fetch and the numbers of those that wait.
+    """
+
+    def __init__(self, fetch: Fetch, room: int, window: int):
+        self._fetch, self._room, self._window = fetch, room, window
+        self._next = 0
+        self._waiting: dict[int, Shifted] = {}
+
+    def next(self) -> list[Shifted] | None:
+        """The examples of the next row, or None when there are no more."""
+        while len(self._waiting) < self._window and self._take(self._next):
+            self._next += 1
+        if not self._waiting:
+            return None
+        numbers = list(self._waiting)
+        chosen = choose([len(example.inputs) for example in self._waiting.values()], self._room)
+        return [self._waiting.pop(numbers[i]) for i in chosen]
+
+    def _take(self, number: int) -> bool:
+        try:
+            tokens = self._fetch(number)
+        except IndexError:
+            return False
+        if tokens is not None:
+            self._waiting[number] = shift(tokens)
+        return True
+
+    def save(self) -> dict[str, Any]:
+        return {"next": self._next, "waiting": list(self._waiting)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self._next, self._waiting = saved["next"], {}
+        for number in saved["waiting"]:
+            self._take(number)
+
+
+class Blocks:
+    """A lane of language-model blocks: documents joined end to end and cut every `room` positions, one segment each.
+
+    Consecutive blocks share one token, the last target of one being the first input of the next, so every token but
+    the lane's first is a target exactly once. What is left at the end of the stream makes a short last row.
+    The state is the number of the document where the next block starts, and how far into it that is.
+    """
+
+    def __init__(self, fetch: Fetch, room: int):
+        self._fetch, self._room = fetch, room
+        self._documents: dict[int, Tokens] = {}  # from the next block's start on, in order
+        self._next, self._offset, self._held = 0, 0, 0
+
+    def next(self) -> list[Shifted] | None:
+        while self._held <= self._room and self._take(self._next):
+            self._next += 1
+        if self._held < 2:
+            return None
+        ids = np.concatenate([d.ids for d in self._documents.values()])[self._offset :]
+        trained = np.concatenate([d.trained for d in self._documents.values()])[self._offset :]
+        self._advance(min(self._room, self._held - 1))
+        end = self._room + 1
+        return [shift(Tokens(ids[:end], trained[:end]))]
+
+    def _take(self, number: int) -> bool:
+        try:
+            tokens = self._fetch(number)
+        except IndexError:
+            return False
+        if tokens is not None:
+            self._documents[number] = tokens
+            self._held += len(tokens.ids)
+        return True
+
+    def _advance(self, count: int) -> None:
+        self._held -= count
+        self._offset += count
+        for number, document in list(self._documents.items()):
+            if self._offset < len(document.ids):
+                break
+            self._offset -= len(document.ids)
+            del self._documents[number]
+
+    def save(self) -> dict[str, Any]:
+        return {"next": self._next, "waiting": list(self._documents), "offset": self._offset}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self._next, self._offset, self._documents, self._held = saved["next"], saved["offset"], {}, -saved["offset"]
+        for number in saved["waiting"]:
+            self._take(number)

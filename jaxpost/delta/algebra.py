@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arithmetic with whole deltas."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpost import trees
+from jaxpost.arrays import Tree
+from jaxpost.delta.contract import dense
+from jaxpost.delta.dense import Dense
+from jaxpost.delta.insert import Insert
+from jaxpost.faults import Fault, nearest
+
+
+def difference(fine: Tree, base: Tree) -> dict[str, Dense | Insert]:
+    """The delta that turns `base` into `fine`: `Dense(fine - base)` in float32 where they differ, `Insert` where the
+    base has an empty slot, nothing where they are equal. So `fold(base, difference(fine, base))` is `fine`.
+
+    Raises `Fault` when the trees do not have the same places and shapes.
+    """
+    flat_fine, flat_base = trees.flatten(fine), trees.flatten(base)
+    if odd := sorted(flat_fine.keys() ^ flat_base.keys()):
+        raise Fault(f"difference: only one of the two models has {', '.join(odd)}; {nearest(odd[0], flat_base)}")
+    delta: dict[str, Dense | Insert] = {}
+    for path, new in flat_fine.items():
+        old = flat_base[path]
+        if new is None and old is None:
+            continue
+        if new is None:
+            raise Fault(f"difference: the tuned model lacks {path!r}, which the base has")
+        if old is None:
+            delta[path] = Insert(new)
+            continue
+        change = dense(new, jnp.float32) - dense(old, jnp.float32)
+        if np.any(np.asarray(change)):
+            delta[path] = Dense(change)
+    return delta

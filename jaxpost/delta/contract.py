@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a weight meets an activation: the only place, whatever kind of weight it is.
+
+A weight is an array, a `QArray`, or a `Bound`: any of the three with an edit on it. Models call `einsum` and `take`
+and never ask which.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxpost import trees
+from jaxpost.arrays import Array, Key, Tree
+from jaxpost.params import ParamSpec
+from jaxpost.quant import QArray, dequantise
+from jaxpost.shard import RULES, Rules, constrain
+
+Weight = Any  # Array | QArray | Bound
+
+
+@dataclass(frozen=True)
+class Einsum:
+    """A contraction of an activation with a weight, `bsd,dnh->bsnh`.
+
+    Letters in both and not in the result are the weight's in axes, letters of the weight alone its out axes, and
+    letters in all three run along (experts).
+    """
+
+    spec: str
+
+    def __call__(self, x: Array, w: Array) -> Array:
+        return jnp.einsum(self.spec, x, w.astype(x.dtype))
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        operands, result = self.spec.split("->")
+        x, w = operands.split(",")
+        return x, w, result
+
+    def split(self) -> tuple["Einsum", "Einsum"]:
+        """The same contraction through a factor pair: `x@a` down to a rank axis, then `@b` up from it."""
+        x, w, result = self.parts
+        rank = next(letter for letter in "rzyxwvu" if letter not in self.spec)
+        along = "".join(c for c in w if c in x and c in result)
+        inner = "".join(c for c in w if c in x and c not in result)
+        outer = "".join(c for c in w if c not in x)
+        low = "".join(c for c in x if c not in inner) + rank
+        return Einsum(f"{x},{along}{inner}{rank}->{low}"), Einsum(f"{low},{along}{rank}{outer}->{result}")
+
+    def scale_in(self, x: Array, s: Array, rest: Callable[[Array], Array]) -> Array:
+        """`rest` of the activation times a factor for each of the weight's in axes; s is `[in, 1]`."""
+        letters, w, result = self.parts
+        outer = tuple(i for i, c in enumerate(w) if c not in letters)
+        inner = "".join(c for c in w if c in letters)
+        return rest(jnp.einsum(f"{letters},{inner}->{letters}", x, jnp.squeeze(s, outer).astype(x.dtype)))
+
+    def scale_out(self, y: Array, s: Array) -> Array:
+        """The result times a factor for each of the weight's out axes; s is `[1, out]`."""
+        letters, w, result = self.parts
+        inner = tuple(i for i, c in enumerate(w) if c in letters and c not in result)
+        outer = "".join(c for c in w if c in result)
+        return jnp.einsum(f"{result},{outer}->{result}", y, jnp.squeeze(s, inner).astype(y.dtype))
+
+
+@dataclass(frozen=True)
+class Take:
+    """Rows of a table `[v, d]`, chosen by integer ids; `dtype` is that of the rows returned."""
+
+    dtype: Any = None
+
+    def __call__(self, ids: Array, w: Array) -> Array:
+        rows = jnp.take(w, ids, axis=0)
+        return rows.astype(self.dtype or rows.dtype)
+
+    def split(self) -> tuple["Take", Einsum]:
+        return self, Einsum("...r,rd->...d")
+
+    def scale_in(self, ids: Array, s: Array, rest: Callable[[Array], Array]) -> Array:
+        """The rows times a factor for each row of the table: ids themselves cannot be scaled; s is `[v, 1]`."""
+        rows = rest(ids)
+        return rows * jnp.take(s, ids, axis=0).astype(rows.dtype)
+
+    def scale_out(self, y: Array, s: Array) -> Array:
+        return y * jnp.squeeze(s, 0).astype(y.dtype)
+
+
+Op = Einsum | Take
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """A change to one weight, as arrays.
+
+    Array fields carry the weight's lead axes first (the layer scan strips them) and store no shape, so axes are
+    counted from the last. `fixed` names the fields that are never trained.
+    """
+
+    fixed: tuple[str, ...]
+
+    def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
+        """`op` applied to x and the edited w, the fast way."""
+        ...
+
+    def dense(self, w: Weight, dtype: Any) -> Array:
+        """The edited weight itself."""
+        ...
+
+    def lead(self) -> tuple[int, ...] | None:
+        """The lead axes along which dropout keys are split; `None` for an edit that draws nothing."""
+        ...
+
+    def letters(self, inner: str, outer: str) -> "Edit":
+        """Itself with each array replaced by the letters of its axes behind the lead ones, for sharding."""
+        ...
+
+
+@struct.dataclass
+class Bound:
+    """A weight under an edit. No arithmetic has been done: `contract` decides how, when it meets an activation."""
+
+    w: Any
+    edit: Any
+    key: Any = None
+
+    @property
+    def ndim(self) -> int:
+        return self.w.ndim
+
+
+def contract(op: Op, x: Array, w: Weight) -> Array:
+    if isinstance(w, Bound):
+        return w.edit.contract(op, x, w.w, w.key)
+    if isinstance(w, QArray):
+        # Checkpointed, else every dequantised weight would be kept for the backward pass.
+        decode_dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        return jax.checkpoint(lambda x, w: op(x, dequantise(w, decode_dtype)))(x, w)
+    return op(x, w)
+
+
+def einsum(spec: str, x: Array, w: Weight) -> Array:
+    """`jnp.einsum` of an activation and a weight, in the activation's dtype."""
+    return contract(Einsum(spec), x, w)
+
+
+def take(w: Weight, ids: Array, dtype: Any = None) -> Array:
+    """Rows of a weight by ids."""
+    return contract(Take(dtype), ids, w)
+
+
+def dense(w: Weight, dtype: Any = jnp.float32) -> Array:
+    """The weight as one array, whatever kind it is."""
+    if isinstance(w, Bound):
+        return w.edit.dense(w.w, dtype)
+    return dequantise(w, dtype) if isinstance(w, QArray) else w.astype(dtype)
+
+
+def letters(w: Weight, inner: str, outer: str) -> Any:
+    """A tree like the weight with the letters of every array's axes in the array's place."""
+    if isinstance(w, Bound):
+        key = None if w.key is None else ""
+        return Bound(letters(w.w, inner, outer), w.edit.letters(inner, outer), key)
+    return w.letters(inner, outer) if isinstance(w, QArray) else f"{inner} {outer}".strip()
+
+
+def constrain_weights(weights: Tree, specs: Mapping[str, ParamSpec], rules: Rules = RULES) -> Tree:
+    """One layer's weights laid out for computing, before anything is made of them.
+
+    At the top of the scanned body this makes the leaves themselves travel (int8 codes, low-rank factors), not what is
+    computed from them: a dequantised weight is four times the bytes.
+    """
+    done = {}
+    for path, w in trees.flatten(weights).items():
+        if w is None:
+            done[path] = None
+        else:
+            _, inner, outer = (" ".join(group) for group in specs[path].groups)
+            done[path] = jax.tree.map(lambda x, axes: constrain(x, axes, rules), w, letters(w, inner, outer))
+    return trees.unflatten(done)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What callers of attention see."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import struct
+
+from jaxpost.arrays import Array, Float, Int
+from jaxpost.kernels.attention import cudnn, reference
+from jaxpost.kernels.dispatch import dispatch
+
+
+@struct.dataclass
+class Rows:
+    """Which tokens see which: a query sees the keys of its own segment at positions up to its own.
+
+    segments `[b, s]`: 0 is padding, equal numbers are one example. positions `[b, s]`: 0, 1, ... within each segment.
+    `most` bounds the segments of a row where the caller knows it (1: rows hold one example each), which lets fast
+    implementations serve it; `None` is unknown.
+    """
+
+    segments: Any
+    positions: Any
+    most: int | None = struct.field(pytree_node=False, default=None)
+
+
+@struct.dataclass
+class Cached:
+    """Keys and values of earlier tokens `[b, t, k, h]`, with their segments and positions `[b, t]`."""
+
+    k: Any
+    v: Any
+    segments: Any
+    positions: Any
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"cudnn": cudnn.attention, "reference": reference.attention}
+
+
+def attention(
+    q: Float[Array, "b s n h"],
+    k: Float[Array, "b s k h"],
+    v: Float[Array, "b s k h"],
+    rows: Rows,
+    cached: Cached | None = None,
+    impl: str | None = None,
+) -> Float[Array, "b s n h"]:
+    """Causal attention within segments: `softmax(q k^T / sqrt(h)) v`, each key/value head serving `n / k` query heads
+    (grouped-query attention, https://arxiv.org/abs/2305.13245). Softmax is in float32.
+
+    The new tokens also see `cached` ones of their segment. What a padding token attends to is not defined.
+    """
+    return dispatch("attention", IMPLEMENTATIONS, impl)(q, k, v, rows, cached)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention by cuDNN's fused kernels, through JAX. Rows of one example are plain causal attention with padding on
+the right; packed rows use cuDNN's packed layout, which needs the number of segments to be bounded."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost.arrays import Array
+from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.shard import platform
+
+
+def attention(q: Array, k: Array, v: Array, rows: Any, cached: Any = None) -> Array:
+    if platform() not in ("gpu", "cuda"):
+        raise Unsupported("needs an NVIDIA GPU")
+    if cached is not None:
+        raise Unsupported("reads no cache")
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        raise Unsupported(f"computes in 16 bits, not in {q.dtype}")
+    if q.shape[-1] % 8 or q.shape[-1] > 128:
+        raise Unsupported(f"head size {q.shape[-1]} is not a multiple of 8 up to 128")
+    if rows.most is None:
+        raise Unsupported("the number of segments in a row is not known")
+    if rows.most == 1:
+        # Padding stands on the right: under the causal mask no real token can see it.
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    return _packed(q, k, v, rows.segments, rows.most)
+
+
+def _packed(q: Array, k: Array, v: Array, segments: Array, most: int) -> Array:
+    # No public entry point takes offsets (jax 0.10 to 0.12); this one is what the public function calls.
+    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
+
+    lengths, offsets = lengths_and_offsets(segments, most)
+    # The kernel leaves padding unwritten, in the result and in the gradients: these selects keep that from spreading.
+    real = (segments > 0)[..., None, None]
+    q, k, v = (jnp.where(real, x, 0) for x in (q, k, v))
+    out = dot_product_attention(
+        q, k, v,
+        q_seqlen=lengths, kv_seqlen=lengths, q_offsets=offsets, kv_offsets=offsets,
+        scale=q.shape[-1] ** -0.5, mask_type=MaskType.PADDING_CAUSAL,
+    )  # fmt: skip
+    return jnp.where(real, out, 0)
+
+
+def lengths_and_offsets(segments: Array, most: int) -> tuple[Array, Array]:
+    """Where the segments 1, 2, ... of each row lie: lengths `[b, most]` and starts with the last end
+    `[b, most + 1]`, -1 where a row has fewer. Segments stand one behind the other from the left, padding last."""
+    numbers = jnp.arange(1, most + 1, dtype=segments.dtype)
+    lengths = jnp.sum(segments[:, :, None] == numbers, axis=1, dtype=jnp.int32)
+    ends = jnp.cumsum(lengths, axis=1)
+    used = lengths > 0
+    offsets = jnp.concatenate([jnp.zeros_like(ends[:, :1]), jnp.where(used, ends, -1)], axis=1)
+    return jnp.where(used, lengths, -1), offsets

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where arrays live: a mesh, and a table from logical axes to mesh axes."""
+
+from jaxpost.shard.mesh import MeshShape as MeshShape
+from jaxpost.shard.mesh import make_mesh as make_mesh
+from jaxpost.shard.mesh import platform as platform
+from jaxpost.shard.rules import RULES as RULES
+from jaxpost.shard.rules import Rules as Rules
+from jaxpost.shard.rules import constrain as constrain
+from jaxpost.shard.rules import rows as rows
+from jaxpost.shard.rules import shardings as shardings

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The strict room in which all tests run: eight CPU devices, no silent broadcasting, signatures checked at run time.
+
+Everything up to the import of jax must happen first: jax reads its environment once. Programs started by a test
+inherit the environment, so they see the same devices and the same compilation cache.
+"""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_force_host_platform_device_count=8",
+        # Eight devices on two busy cores wait for each other longer than the 40 s after which XLA would abort.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    ]
+)
+# Programs compiled by an earlier run are read back; JAX_ENABLE_COMPILATION_CACHE=false turns that off. A size limit
+# makes jax lock the folder, without which processes could read each other's half-written entries.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+
+from tests.signatures import check  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.install_import_hook("jaxpost", f"{check.__module__}.{check.__name__}")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data next to the checkout; what it holds stands in its own README."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("../shared/data not found: real-data tests need that folder next to the checkout")
+    return path
+
+
+@pytest.fixture
+def uncached():
+    """Compile afresh within this test: for tests that measure or count compilations."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax decides once whether it has a cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
