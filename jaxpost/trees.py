@@ -66,8 +66,10 @@ def partition(tree: Tree, keep: Callable[[str], bool]) -> tuple[Tree, Tree]:
 
 
 def combine(first: Tree, second: Tree) -> Tree:
-    """The inverse of `partition`, for any trees of the same form: each leaf from the tree in which it is not `None`."""
-    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
+    """The inverse of `partition`: each leaf from the tree in which it is not `None`. As there, what is not a dict is
+    one leaf: a quantised weight comes from one tree whole."""
+    rest = flatten(second)
+    return unflatten({path: rest[path] if leaf is None else leaf for path, leaf in flatten(first).items()})
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:

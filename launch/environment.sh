@@ -38,7 +38,7 @@ find_python() {
         lacks_venv=$candidate
     done < <(if [[ -n ${PYTHON:-} ]]; then echo "$PYTHON"; else candidates; fi)
     [[ -z $lacks_venv ]] ||
-        fail "$lacks_venv has no venv module: install it (on Debian and Ubuntu the package python3-venv), or install uv."
+        fail "$lacks_venv has no venv module: install it (Debian, Ubuntu: the package python3-venv), or uv."
     [[ -z ${PYTHON:-} ]] || fail "PYTHON=$PYTHON is no Python 3.11 or newer: name another one, or unset PYTHON."
     fail "no Python 3.11 or newer was found: install one, or name it as in PYTHON=/path/to/python3 $0"
 }
@@ -65,18 +65,18 @@ pip_install() {
     fi
 }
 
-# install NAME TARGET: `pip install -e TARGET`, unless the stamp NAME says that this very project is in .venv already.
+# install EXTRAS: jaxpost with these extras (none: the base) into .venv, unless its stamp says that this was done.
 install() {
-    local stamp=$venv/.installed-$1 state
+    local what=jaxpost${1:+"[$1]"} stamp=$venv/.installed-${1:-base} state
     cd -- "$root"
     "$venv/bin/python" -c "$new_enough" &>/dev/null || make_venv
     state="$root $(cat pyproject.toml jaxpost/__init__.py | cksum)"
     if [[ -f $stamp && $(<"$stamp") == "$state" ]]; then
-        say "Installed already: $2 in .venv"
+        say "$what is installed already"
         return
     fi
-    say "Installing $2 into .venv (about 1 GB; a few minutes the first time)"
-    pip_install -e "$2" || fail "the install did not finish; the lines above say why, and $0 can simply be run again."
+    say "Installing $what and what it needs into .venv (about 1 GB; a few minutes the first time)"
+    pip_install -e ".${1:+[$1]}" || fail "the install did not finish: the lines above say why; then run $0 again."
     printf '%s\n' "$state" >"$stamp"
-    say "Installed $2"
+    say "Installed $what"
 }

@@ -5,6 +5,6 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-install base .
-say "Running jaxpost train configs/flan_nano_lora.py $*"
+install ""
+say "Running jaxpost train configs/flan_nano_lora.py${*:+ $*}"
 exec "$venv/bin/jaxpost" train configs/flan_nano_lora.py "$@"

@@ -5,6 +5,6 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
-install test '.[test]'
-say "Running pytest -n 2 $*"
+install test
+say "Running pytest -n 2${*:+ $*}"
 exec "$venv/bin/python" -m pytest -n 2 "$@"

@@ -4,6 +4,7 @@
 import inspect
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -41,8 +42,28 @@ def rate(value: float) -> float:
     return value
 
 
-def names(things: Sequence[Named]) -> list[str]:
+def name(thing: Named | None) -> str:
+    return thing.name if thing else ""
+
+
+def names(things: tuple[Named, ...]) -> list[str]:
     return [thing.name for thing in things]
+
+
+class Lazy(Sequence[int]):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise IndexError("read without need")
+
+
+def same(rows: Lazy) -> Lazy:
+    return rows
+
+
+def length(rows: Sequence[int] | None) -> int:
+    return len(rows or ())
 """
 
 
@@ -89,9 +110,23 @@ def test_wrong_type_is_an_error_and_int_is_a_float(probe):
 
 
 def test_protocol_without_decorator_is_checked(probe):
-    assert probe.names([Path("a/b")]) == ["b"]
+    assert probe.name(None) == "" and probe.name(Path("a/b")) == "b" and probe.names((Path("a/b"),)) == ["b"]
     with pytest.raises(jaxtyping.TypeCheckError):
-        probe.names([object()])
+        probe.name(object())
+    with pytest.raises(jaxtyping.TypeCheckError):
+        probe.names((object(),))
+
+
+def test_lazy_sequence_is_checked_but_not_read(probe):
+    assert probe.same(probe.Lazy()) and probe.length(probe.Lazy()) == 3
+    for function in (probe.same, probe.length):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            function(3)
+
+
+def test_annotations_stay_as_written(probe):
+    assert inspect.signature(probe.length).parameters["rows"].annotation == Sequence[int] | None
+    assert inspect.unwrap(probe.length).__annotations__["rows"] == Sequence[int] | None
 
 
 def test_pytree_dataclass_holds_anything(probe):

@@ -6,19 +6,20 @@ i + 2B, ... and packs them by itself. A process builds the rows of its lanes onl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from jaxpost.data.order import Order
 from jaxpost.data.packing import Blocks, Overlong, Packer, Shifted, lay
 from jaxpost.data.text import parts_of, place
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, tokenise
-from jaxpost.faults import Fault
+from jaxpost.faults import Fault, nearest
 
 Batch = dict[str, np.ndarray]
 Packing = Literal["none", "pack", "blocks"]
-WINDOW = 16  # examples that wait per lane when packing
+DEPTH = 4  # rows' worth of examples that wait in a lane that packs
 HOPELESS = 256  # a lane that had to leave out so many examples and kept none will not find any
 
 
@@ -38,7 +39,11 @@ class BatchSource(Protocol):
 
 @dataclass
 class Counts:
-    """What became of the examples. `positions` counts the rows' whole length, so tokens / positions is the fill."""
+    """What became of the examples.
+
+    `examples` were read, of which `truncated` were cut and `overlong` and `untrained` ones left out (some of the rest
+    may still wait to be packed); `rows` of `positions` places were made of them, holding `tokens`, `trained` of them.
+    """
 
     examples: int = 0
     tokens: int = 0
@@ -59,27 +64,7 @@ class Counts:
         return self.tokens / max(1, self.positions)
 
     def __add__(self, other: "Counts") -> "Counts":
-        mine, theirs = asdict(self), asdict(other)
-        return Counts(**{name: mine[name] + theirs[name] for name in mine})
-
-
-class Order:
-    """Which row the n-th example of the endless stream is: every epoch a shuffle of its own, none if seed is None."""
-
-    def __init__(self, rows: int, seed: int | None):
-        self._rows, self._seed, self._epoch = rows, seed, (-1, 0)
-
-    def __call__(self, n: int) -> tuple[int, int]:
-        """The epoch and the index within it."""
-        epoch, index = divmod(n, self._rows)
-        if self._seed is None:
-            return epoch, index
-        from grain.experimental import index_shuffle  # here, because it brings jax: most of a second
-
-        if self._epoch[0] != epoch:
-            # Hashed, or else epoch 1 of seed 0 would be epoch 0 of seed 1.
-            self._epoch = epoch, int(np.random.SeedSequence([self._seed, epoch]).generate_state(1)[0])
-        return epoch, index_shuffle(index, max_index=self._rows - 1, seed=self._epoch[1], rounds=4)
+        return Counts(**{name: mine + getattr(other, name) for name, mine in vars(self).items()})
 
 
 class Lane:
@@ -91,7 +76,7 @@ class Lane:
         self._packer = (
             Blocks(self._fetch, loader.seq_len)
             if loader.packing == "blocks"
-            else Packer(self._fetch, loader.seq_len, WINDOW if loader.packing == "pack" else 1)
+            else Packer(self._fetch, loader.seq_len, DEPTH if loader.packing == "pack" else 0)
         )
 
     def next(self) -> list[Shifted] | None:
@@ -99,7 +84,6 @@ class Lane:
         examples = self._packer.next()
         if examples is not None:
             self.counts += Counts(
-                examples=len(examples),
                 tokens=sum(len(example.inputs) for example in examples),
                 trained=int(sum(example.mask.sum() for example in examples)),
                 rows=1,
@@ -109,11 +93,14 @@ class Lane:
 
     def _fetch(self, k: int) -> Tokens | None:
         tokens, where = self._loader.example(self._number + k * self._loader.batch)
+        self.counts.examples += 1
         counts, limit = self.counts, self._loader.seq_len + 1
         if self._loader.packing != "blocks" and len(tokens.ids) > limit:
             if self._loader.overlong == "error":
-                raise Fault(f"{where}: {len(tokens.ids)} tokens, but a row of seq_len {limit - 1} holds {limit}; "
-                            "raise seq_len, or set overlong to 'truncate' or 'drop'")
+                raise Fault(
+                    f"{where}: {len(tokens.ids)} tokens, but a row of seq_len {limit - 1} holds {limit}; "
+                    "raise seq_len, or set overlong to 'truncate' or 'drop'"
+                )
             if self._loader.overlong == "drop":
                 counts.overlong += 1
                 return self._left_out()
@@ -129,7 +116,7 @@ class Lane:
             raise Fault(f"the first {HOPELESS} examples were all left out: {self._loader.why(self.counts)}")
 
     def save(self) -> dict[str, Any]:
-        return self._packer.save() | {"counts": asdict(self.counts)}
+        return self._packer.save() | {"counts": dict(vars(self.counts))}
 
     def restore(self, saved: dict[str, Any]) -> None:
         self._packer.restore(saved)
@@ -139,8 +126,8 @@ class Lane:
 class Loader:
     """Batches of `batch` rows (over all processes) of `seq_len` positions from random-access rows of text.
 
-    `rows` are whatever `parts_of` understands; if they have a method `epoch(n)`, it gives the rows of that epoch (all
-    of one length). `packing`: "none" one example a row, "pack" as many as fit, "blocks" documents joined and cut.
+    `rows` are whatever `parts_of` understands; if they are others in every epoch, as a mixture's, they have a method
+    `at(epoch, index)`. `packing`: "none" one example a row, "pack" as many as fit, "blocks" documents joined and cut.
     Examples longer than a row are handled by `overlong` and counted. Endless, unless `epochs` is given: then the last
     batch is filled up with empty rows, and StopIteration follows. `seed=None` keeps the rows' order.
 
@@ -165,11 +152,23 @@ class Loader:
     ):
         if not len(rows):
             raise Fault(f"{getattr(rows, 'name', 'the data set')} is empty: there is nothing to train on")
+        for name, value in (("batch", batch), ("seq_len", seq_len), ("epochs", epochs)):
+            if value is not None and value < 1:
+                raise Fault(f"{name} must be at least 1, not {value}")
+        for name, value, kinds in (("packing", packing, Packing), ("overlong", overlong, Overlong)):
+            if value not in get_args(kinds):
+                raise Fault(f"no {name} {value!r}; {nearest(value, get_args(kinds))}")
         if batch % process_count:
-            raise Fault(f"a batch of {batch} rows cannot be shared equally by {process_count} processes; "
-                        f"use a multiple of {process_count}")
-        self.rows, self.tokenizer, self.batch, self.seq_len, self.packing = rows, tokenizer, batch, seq_len, packing
-        self.epochs, self.train_on, self.overlong, self.columns = epochs, train_on, overlong, columns
+            raise Fault(
+                f"a batch of {batch} rows cannot be shared equally by {process_count} processes; "
+                f"use a multiple of {process_count}"
+            )
+        self.rows, self.tokenizer, self.batch, self.seq_len, self.epochs = rows, tokenizer, batch, seq_len, epochs
+        self.packing: Packing = packing
+        self.train_on: TrainOn = train_on
+        self.overlong: Overlong = overlong
+        self.columns = columns
+        self._made = {"rows": len(rows), "batch": batch, "seq_len": seq_len, "packing": packing, "seed": seed}
         self._order = Order(len(rows), seed)
         share = batch // process_count
         self._lanes = {i: Lane(self, i) for i in range(process_index * share, (process_index + 1) * share)}
@@ -183,7 +182,10 @@ class Loader:
         if self.epochs is not None and n >= self.epochs * len(self.rows):
             raise IndexError(n)
         epoch, index = self._order(n)
-        row = self.rows.epoch(epoch)[index] if hasattr(self.rows, "epoch") else self.rows[index]
+        at = getattr(self.rows, "at", None)
+        row = at(epoch, index) if at else self.rows[index]
+        if isinstance(row, Tokens):  # tokenised once and for all
+            return row, f"row {index}"
         where = place(row)
         return tokenise(self.tokenizer, parts_of(row, self.columns), self.train_on, where), where
 
@@ -206,29 +208,49 @@ class Loader:
         return max(sum(1 for _ in iter(Lane(self, i).next, None)) for i in range(self.batch))
 
     def counts(self) -> Counts:
-        """What this process's lanes have done so far. Examples that wait to be packed are not in it yet."""
+        """What this process's lanes have done so far."""
         return sum((lane.counts for lane in self._lanes.values()), Counts())
 
     def why(self, counts: Counts) -> str:
-        return (f"{counts.overlong} were longer than seq_len {self.seq_len}, {counts.untrained} had no trained token "
-                f"left when cut to it; raise seq_len, or check that prompts are shorter than that")
+        return (
+            f"{counts.overlong} were longer than seq_len {self.seq_len}, {counts.untrained} had no trained token "
+            f"left when cut to it; raise seq_len, or check that prompts are shorter than that"
+        )
 
     def save(self) -> dict[str, Any]:
         """The position. Processes may save each its own, or `join` theirs to resume with another number of them."""
-        return {"step": self._step, "lanes": {str(i): lane.save() for i, lane in self._lanes.items()}}
+        lanes = {str(i): lane.save() for i, lane in self._lanes.items()}
+        return {"of": self._made, "step": self._step, "lanes": lanes}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        missing = [i for i in self._lanes if str(i) not in saved["lanes"]]
-        if missing:
-            raise Fault(f"the saved position lacks lanes {missing} (it has {len(saved['lanes'])}): the batch size has "
-                        "changed, or it was saved by another process; start the data anew, or join all positions")
+        for name, value in self._made.items():
+            if (was := saved["of"][name]) != value:
+                raise Fault(
+                    f"the data's saved position is of {name} {was!r}, which now is {value!r}: batches cannot "
+                    "go on from there; set it back, or start a new run"
+                )
+        if missing := [i for i in self._lanes if str(i) not in saved["lanes"]]:
+            raise Fault(
+                f"the data's saved position lacks lanes {missing}: it is that of one process among several; "
+                "join the positions of all"
+            )
         self._step = saved["step"]
         for i, lane in self._lanes.items():
             lane.restore(saved["lanes"][str(i)])
 
 
+def counts_of(saved: dict[str, Any]) -> Counts:
+    """What the lanes had done when their loader's position was saved."""
+    return sum((Counts(**lane["counts"]) for lane in saved["lanes"].values()), Counts())
+
+
 def join(saves: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The position of the whole stream from what its processes saved at the same step: any of them can restore it."""
-    if len(steps := {saved["step"] for saved in saves}) > 1:
-        raise Fault(f"positions saved at different steps ({sorted(steps)}) are not of one stream")
-    return {"step": saves[0]["step"], "lanes": {i: lane for saved in saves for i, lane in saved["lanes"].items()}}
+    first = saves[0]
+    for saved in saves:
+        if (saved["step"], saved["of"]) != (first["step"], first["of"]):
+            raise Fault(
+                f"positions saved at steps {first['step']} and {saved['step']} are not of one stream, or were "
+                "made with other settings"
+            )
+    return first | {"lanes": {i: lane for saved in saves for i, lane in saved["lanes"].items()}}

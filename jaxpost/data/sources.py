@@ -69,23 +69,25 @@ def csv(path: str | Path) -> list[Record]:
     """The rows of a CSV file whose first line names the fields, read into memory. Every value is a string."""
     _check(path)
     rows: list[Record] = []
+    line = 1  # where the row being read starts: a quoted value may run over several lines
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv_module.DictReader(file, strict=True)
+            names = reader.fieldnames or []
             line = reader.line_num + 1
             for fields in reader:
-                where = f"{path}:{max(line, 2)}"
-                rows.append(Record(fields, where))
-                line = reader.line_num + 1
+                where = f"{path}:{line}"
                 if None in fields:
-                    raise Fault(f"{where}: more values than the header has names ({len(reader.fieldnames or [])})")
+                    raise Fault(f"{where}: more values than the header has names ({len(names)})")
                 if None in fields.values():
                     short = next(name for name, value in fields.items() if value is None)
                     raise Fault(f"{where}: no value for the field {short!r}")
+                rows.append(Record(fields, where))
+                line = reader.line_num + 1
     except csv_module.Error as error:
-        raise Fault(f"{path}: not CSV near line {reader.line_num}, {error}") from None
+        raise Fault(f"{path}:{line}: not CSV, {error}") from None
     except UnicodeDecodeError as error:
-        raise Fault(f"{path}: not UTF-8, {error.reason} after row {len(rows)}") from None
+        raise Fault(f"{path}: not UTF-8, {error.reason} in or after line {line}") from None
     if not rows:
         raise Fault(f"{path} has a header but no rows")
     return rows

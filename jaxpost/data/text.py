@@ -34,8 +34,10 @@ def parts_of(row: Row | Example, columns: Mapping[str, str] | None = None) -> tu
     fields = _renamed(row, columns, where) if columns else row
     shape = next((shape for shape in SHAPES if shape[0] in fields), None)
     if shape is None:
-        raise Fault(f"{where}: no field 'text', no 'prompt' with 'completion' and no 'messages' (the row has: "
-                    f"{', '.join(map(str, fields)) or 'nothing'}); name its columns after those, or map them")
+        raise Fault(
+            f"{where}: no field 'text', no 'prompt' with 'completion' and no 'messages' (the row has: "
+            f"{', '.join(map(str, fields)) or 'nothing'}); name its columns after those, or map them"
+        )
     if shape == ("messages",):
         return conversation(fields["messages"], where)
     if shape == ("text",):
@@ -107,8 +109,9 @@ def _string(fields: Mapping[str, Any], name: str, where: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise Fault(f"{where}: the field {name!r} holds half a surrogate pair at character {error.start}, "
-                        "which is no text") from None
+            raise Fault(
+                f"{where}: the field {name!r} holds half a surrogate pair at character {error.start}, which is no text"
+            ) from None
     return value
 
 

@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str: ...
     def piece(self, token: int) -> str:
         """The token as the vocabulary writes it, e.g. `</s>`."""
         ...
@@ -78,8 +78,10 @@ class SentencePieceTokenizer:
         try:
             return cls(file.read_bytes(), str(file))
         except OSError as error:
-            raise Fault(f"no tokenizer at {file} ({error.strerror}); expected a SentencePiece .model file or a "
-                        "directory that holds tokenizer.model") from None
+            raise Fault(
+                f"no tokenizer at {file} ({error.strerror}); expected a SentencePiece .model file or a "
+                "directory that holds tokenizer.model"
+            ) from None
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text, return_type=int)
@@ -88,7 +90,7 @@ class SentencePieceTokenizer:
         found = self._model.encode(text, return_type="offset_mapping")
         return np.array(found["ids"], np.int32), np.array(found["offsets"], np.int32).reshape(-1, 2)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         return self._model.decode([int(i) for i in ids])
 
     def piece(self, token: int) -> str:
@@ -130,22 +132,26 @@ def align(
     if train_on == "all":
         trained = np.ones(len(ids), bool)
     else:
-        # The character a token ends on; a token without one belongs to the character that follows it.
+        # The character a token ends on; a token without one goes with the character that follows it, and the eos,
+        # which none follows, with the last part.
         ends_on = np.maximum(spans[:, 1] - 1, spans[:, 0])
         part_ends = np.cumsum([len(part.text) for part in parts])
         part = np.searchsorted(part_ends, ends_on, side="right").clip(max=len(parts) - 1)
         trained = np.array([part.trained for part in parts])[part]
-        trained[-1] = parts[-1].trained
     if tokenizer.bos is not None:
         trained[0] = False
     if not trained[1:].any():
-        raise Fault(f"{where}: no token of it would be trained (the loss mask is all zeros); it needs a completion, "
-                    "or a message of the assistant")
+        raise Fault(
+            f"{where}: no token of it would be trained (the loss mask is all zeros); it needs a completion, "
+            "or a message of the assistant"
+        )
     return Tokens(ids, trained), spans
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Every token must have a row in the model's embedding; the embedding may be larger (padded)."""
     if tokenizer.vocab_size > vocab_size:
-        raise Fault(f"the tokenizer has {tokenizer.vocab_size} pieces but the model's embedding only {vocab_size} rows; "
-                    f"use the model's own tokenizer, or a model with vocab_size >= {tokenizer.vocab_size}")
+        raise Fault(
+            f"the tokenizer has {tokenizer.vocab_size} pieces, the model's embedding only {vocab_size} rows; "
+            f"use the model's own tokenizer, or a model with vocab_size >= {tokenizer.vocab_size}"
+        )

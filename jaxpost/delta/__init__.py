@@ -16,9 +16,9 @@ from jaxpost.delta.contract import dense as dense
 from jaxpost.delta.contract import einsum as einsum
 from jaxpost.delta.contract import take as take
 from jaxpost.delta.dense import Dense as Dense
-from jaxpost.delta.dense import full as full
+from jaxpost.delta.dense import Full as Full
 from jaxpost.delta.insert import Insert as Insert
 from jaxpost.delta.low_rank import LowRank as LowRank
-from jaxpost.delta.low_rank import lora as lora
+from jaxpost.delta.low_rank import Lora as Lora
 from jaxpost.delta.scale import Scale as Scale
-from jaxpost.delta.scale import scale as scale
+from jaxpost.delta.scale import Scales as Scales

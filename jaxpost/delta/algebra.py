@@ -20,7 +20,8 @@ def difference(fine: Tree, base: Tree) -> dict[str, Dense | Insert]:
     """
     flat_fine, flat_base = trees.flatten(fine), trees.flatten(base)
     if odd := sorted(flat_fine.keys() ^ flat_base.keys()):
-        raise Fault(f"difference: only one of the two models has {', '.join(odd)}; {nearest(odd[0], flat_base)}")
+        shared = flat_fine.keys() & flat_base.keys()
+        raise Fault(f"difference: only one of the two models has {', '.join(odd)}; {nearest(odd[0], shared)}")
     delta: dict[str, Dense | Insert] = {}
     for path, new in flat_fine.items():
         old = flat_base[path]
@@ -31,7 +32,10 @@ def difference(fine: Tree, base: Tree) -> dict[str, Dense | Insert]:
         if old is None:
             delta[path] = Insert(new)
             continue
-        change = dense(new, jnp.float32) - dense(old, jnp.float32)
+        new, old = dense(new, jnp.float32), dense(old, jnp.float32)
+        if new.shape != old.shape:
+            raise Fault(f"difference: {path!r} is {new.shape} in the tuned model and {old.shape} in the base")
+        change = new - old
         if np.any(np.asarray(change)):
             delta[path] = Dense(change)
     return delta

@@ -64,15 +64,22 @@ def partition(delta: Delta) -> tuple[dict[str, Edit], dict[str, Edit]]:
     """
     trainable, fixed = {}, {}
     for path, edit in delta.items():
-        fields = [f.name for f in dataclasses.fields(edit) if f.metadata.get("pytree_node", True)]
-        trainable[path] = edit.replace(**{name: None for name in fields if name in edit.fixed})
-        fixed[path] = edit.replace(**{name: None for name in fields if name not in edit.fixed})
+        trainable[path] = edit.replace(**{name: None for name in _arrays(edit) if name in edit.fixed})
+        fixed[path] = edit.replace(**{name: None for name in _arrays(edit) if name not in edit.fixed})
     return trainable, fixed
 
 
 def combine(trainable: Delta, fixed: Delta) -> dict[str, Edit]:
     """The inverse of `partition`."""
-    return {path: trees.combine(edit, fixed[path]) for path, edit in trainable.items()}
+    return {
+        path: edit.replace(**{name: getattr(fixed[path], name) for name in _arrays(edit) if name in edit.fixed})
+        for path, edit in trainable.items()
+    }
+
+
+def _arrays(edit: Any) -> list[str]:
+    """The fields of an edit that hold arrays."""
+    return [f.name for f in dataclasses.fields(edit) if f.metadata.get("pytree_node", True)]
 
 
 def _place(flat: Mapping[str, Any], path: str, edit: Any) -> Any:

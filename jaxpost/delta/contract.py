@@ -26,8 +26,9 @@ Weight = Any  # Array | QArray | Bound
 class Einsum:
     """A contraction of an activation with a weight, `bsd,dnh->bsnh`.
 
-    Letters in both and not in the result are the weight's in axes, letters of the weight alone its out axes, and
-    letters in all three run along (experts).
+    The weight's letters name its in axes before its out axes. Letters in both operands and not in the result are
+    contracted: the in axes, or in a transposed use (a tied head, `bsd,vd->bsv`) the out axes. Letters in all three
+    run along (experts).
     """
 
     spec: str
@@ -37,29 +38,39 @@ class Einsum:
 
     @property
     def parts(self) -> tuple[str, str, str]:
-        operands, result = self.spec.split("->")
+        operands, result = self.spec.replace(" ", "").split("->")
         x, w = operands.split(",")
         return x, w, result
 
+    @property
+    def forward(self) -> bool:
+        """Whether the activation meets the weight's in axes; in a transposed use it meets the out axes."""
+        x, w, result = self.parts
+        across = [c for c in w if c not in x or c not in result]
+        return not across or across[0] in x
+
     def split(self) -> tuple["Einsum", "Einsum"]:
-        """The same contraction through a factor pair: `x@a` down to a rank axis, then `@b` up from it."""
+        """The same contraction through a factor pair: `x@a` down to a rank axis, then `@b` up from it; transposed,
+        `x@b^T` and then `@a^T`."""
         x, w, result = self.parts
         rank = next(letter for letter in "rzyxwvu" if letter not in self.spec)
         along = "".join(c for c in w if c in x and c in result)
         inner = "".join(c for c in w if c in x and c not in result)
         outer = "".join(c for c in w if c not in x)
         low = "".join(c for c in x if c not in inner) + rank
-        return Einsum(f"{x},{along}{inner}{rank}->{low}"), Einsum(f"{low},{along}{rank}{outer}->{result}")
+        first, second = (f"{inner}{rank}", f"{rank}{outer}") if self.forward else (f"{rank}{inner}", f"{outer}{rank}")
+        return Einsum(f"{x},{along}{first}->{low}"), Einsum(f"{low},{along}{second}->{result}")
 
     def scale_in(self, x: Array, s: Array, rest: Callable[[Array], Array]) -> Array:
-        """`rest` of the activation times a factor for each of the weight's in axes; s is `[in, 1]`."""
+        """`rest` of the activation times a factor for each of the weight's contracted axes; s has size one along the
+        others."""
         letters, w, result = self.parts
         outer = tuple(i for i, c in enumerate(w) if c not in letters)
         inner = "".join(c for c in w if c in letters)
         return rest(jnp.einsum(f"{letters},{inner}->{letters}", x, jnp.squeeze(s, outer).astype(x.dtype)))
 
     def scale_out(self, y: Array, s: Array) -> Array:
-        """The result times a factor for each of the weight's out axes; s is `[1, out]`."""
+        """The result times a factor for each of the weight's axes in it; s has size one along the others."""
         letters, w, result = self.parts
         inner = tuple(i for i, c in enumerate(w) if c in letters and c not in result)
         outer = "".join(c for c in w if c in result)
@@ -71,6 +82,10 @@ class Take:
     """Rows of a table `[v, d]`, chosen by integer ids; `dtype` is that of the rows returned."""
 
     dtype: Any = None
+
+    @property
+    def forward(self) -> bool:
+        return True
 
     def __call__(self, ids: Array, w: Array) -> Array:
         rows = jnp.take(w, ids, axis=0)
@@ -85,7 +100,7 @@ class Take:
         return rows * jnp.take(s, ids, axis=0).astype(rows.dtype)
 
     def scale_out(self, y: Array, s: Array) -> Array:
-        return y * jnp.squeeze(s, 0).astype(y.dtype)
+        return jnp.einsum("...d,d->...d", y, jnp.squeeze(s, 0).astype(y.dtype))
 
 
 Op = Einsum | Take

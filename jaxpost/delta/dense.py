@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A change of every number of a weight: full tuning, the difference of two models, a bias that is tuned."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -53,15 +52,16 @@ def _summable(w: Weight) -> bool:
     return not isinstance(w, Bound) or (isinstance(w.edit, Dense) and _summable(w.w))
 
 
-def full(specs: Tree, targets: Iterable[str] = ("*",), dtype: Any = jnp.float32) -> dict[str, Dense]:
-    """Full tuning of the targets as a delta of specs: one zero of `dtype` for every number of the base.
+@dataclass(frozen=True)
+class Full:
+    """Full tuning of the targets as a delta: `Full()(specs)` has one zero for every number of the base, in float32.
 
     The base keeps its own, usually 16-bit, type and stays intact: it is still the reference model afterwards.
     """
-    flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
-    chosen = trees.select(flat, targets)
-    return {path: Dense(_zeros(flat[path], dtype)) for path in chosen}
 
+    targets: tuple[str, ...] = ("*",)
 
-def _zeros(spec: ParamSpec, dtype: Any) -> ParamSpec:
-    return replace(spec, init=constant(0.0), dtype=dtype)
+    def __call__(self, specs: Tree) -> dict[str, Dense]:
+        flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
+        chosen = trees.select(flat, self.targets, "targets of full tuning")
+        return {path: Dense(replace(flat[path], init=constant(0.0), dtype=jnp.float32)) for path in chosen}

@@ -2,8 +2,7 @@
 """Low-rank updates (LoRA, Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -37,8 +36,11 @@ class LowRank:
         if key is not None and self.dropout and not isinstance(op, Take):
             kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
             x = jnp.where(kept, x / (1.0 - self.dropout), 0.0).astype(x.dtype)
-        low = down(x, self.a)
-        return y + up(low * self.scale.astype(low.dtype), self.b).astype(y.dtype)
+        # The scale has the lead axes that are left (experts), which stand first in the factors but not in x.
+        scale = self.scale.astype(jnp.float32)
+        b = self.b * scale.reshape(*scale.shape, *(1,) * (self.b.ndim - scale.ndim))
+        first, second = (self.a, b) if op.forward else (b, self.a)
+        return y + up(down(x, first), second).astype(y.dtype)
 
     def dense(self, w: Weight, dtype: Any) -> Array:
         whole = dense(w, jnp.float32)
@@ -57,46 +59,39 @@ class LowRank:
         )
 
 
-def lora(
-    specs: Tree,
-    rank: int = 8,
-    alpha: float = 8.0,
-    targets: Iterable[str] = ("q", "k", "v", "o", "gate", "up", "down"),
-    dropout: float = 0.0,
-    rank_stabilised: bool = False,
-    dtype: Any = jnp.float32,
-) -> dict[str, LowRank]:
-    """LoRA on the targets as a delta of specs: `scale = alpha / rank`, or `alpha / sqrt(rank)` when rank-stabilised
-    (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+@dataclass(frozen=True)
+class Lora:
+    """LoRA on the targets: `Lora(rank=16)(specs)` is a delta of specs, with `scale = alpha / rank`, or `alpha /
+    sqrt(rank)` when rank-stabilised (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
 
     a starts as N(0, 1/rank^2) and b as zero, so a fresh delta changes nothing. Raises `Fault` for targets that match
     no weight, or one that is no map (a norm, a bias).
     """
-    if rank < 1:
-        raise Fault(f"lora: rank is {rank}; it must be at least 1")
-    flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
-    scale = alpha / (math.sqrt(rank) if rank_stabilised else rank)
-    delta = {}
-    for path in trees.select(flat, targets, "lora targets"):
-        spec = flat[path]
-        lead, inner, outer = spec.groups
+
+    rank: int = 8
+    alpha: float = 8.0
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    dropout: float = 0.0
+    rank_stabilised: bool = False
+
+    def __call__(self, specs: Tree) -> dict[str, LowRank]:
+        if self.rank < 1:
+            raise Fault(f"lora: rank is {self.rank}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise Fault(f"lora: dropout is {self.dropout}; it must be at least 0 and below 1")
+        flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
+        return {path: self._edit(path, flat[path]) for path in trees.select(flat, self.targets, "lora targets")}
+
+    def _edit(self, path: str, spec: ParamSpec) -> LowRank:
+        lead, inner, outer = (" ".join(letters) for letters in spec.groups)
         if not inner or not outer:
             raise Fault(f"lora targets: {path!r} is no matrix; name weights such as q, v or down")
-        factor = replace(spec, dtype=dtype, derived=True)
-        delta[path] = LowRank(
-            a=replace(
-                factor,
-                shape=(*spec.sizes(0), *spec.sizes(1), rank),
-                dims=f"{' '.join(lead)} : {' '.join(inner)} : r",
-                init=normal(1.0 / rank),
-            ),
-            b=replace(
-                factor,
-                shape=(*spec.sizes(0), rank, *spec.sizes(2)),
-                dims=f"{' '.join(lead)} : r : {' '.join(outer)}",
-                init=constant(0.0),
-            ),
-            scale=ParamSpec(spec.sizes(0), f"{' '.join(lead)} : :", constant(scale), derived=True),
-            dropout=dropout,
+        factor = replace(spec, dtype=jnp.float32, derived=True)
+        down, up = (*spec.sizes(0), *spec.sizes(1), self.rank), (*spec.sizes(0), self.rank, *spec.sizes(2))
+        scale = self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+        return LowRank(
+            a=replace(factor, shape=down, dims=f"{lead} : {inner} : r", init=normal(1.0 / self.rank)),
+            b=replace(factor, shape=up, dims=f"{lead} : r : {outer}", init=constant(0.0)),
+            scale=replace(factor, shape=spec.sizes(0), dims=f"{lead} : :", init=constant(scale)),
+            dropout=self.dropout,
         )
-    return delta

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A factor for every output, or every input, of a weight (IA3, Liu et al. 2022, https://arxiv.org/abs/2205.05638)."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ class Scale:
     fixed: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
-        if self.side == "out":
+        if (self.side == "out") == op.forward:
             return op.scale_out(contract(op, x, w), self.s)
         return op.scale_in(x, self.s, lambda x: contract(op, x, w))
 
@@ -41,16 +40,21 @@ class Scale:
         return self.replace(s=f"{inner} {outer}".strip())  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def scale(specs: Tree, targets: Iterable[str], side: Side = "out", dtype: Any = jnp.float32) -> dict[str, Scale]:
-    """A factor of one for every output (or input) of the targets, as a delta of specs."""
-    flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
-    delta = {}
-    for path in trees.select(flat, targets, "scale targets"):
-        spec: ParamSpec = flat[path]
+@dataclass(frozen=True)
+class Scales:
+    """A factor of one for every output (or input) of the targets: `Scales(("k", "v"))(specs)` is a delta of specs."""
+
+    targets: tuple[str, ...]
+    side: Side = "out"
+
+    def __call__(self, specs: Tree) -> dict[str, Scale]:
+        flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
+        return {path: self._edit(path, flat[path]) for path in trees.select(flat, self.targets, "scale targets")}
+
+    def _edit(self, path: str, spec: ParamSpec) -> Scale:
         lead, inner, outer = spec.sizes(0), spec.sizes(1), spec.sizes(2)
         if not inner or not outer:
             raise Fault(f"scale targets: {path!r} is no matrix; name weights such as k, v or down")
-        ones = (*inner, *(1,) * len(outer)) if side == "in" else (*(1,) * len(inner), *outer)
-        s = replace(spec, shape=(*lead, *ones), init=constant(1.0), dtype=dtype, derived=True)
-        delta[path] = Scale(s, side)
-    return delta
+        ones = (*inner, *(1,) * len(outer)) if self.side == "in" else (*(1,) * len(inner), *outer)
+        factor = replace(spec, shape=(*lead, *ones), init=constant(1.0), dtype=jnp.float32, derived=True)
+        return Scale(factor, self.side)

@@ -26,7 +26,10 @@ from jaxpost.shard import RULES, Rules, constrain
 
 @dataclass(frozen=True)
 class Decoder:
-    """Sizes and choices of a decoder; everything else follows from them. Static: it may be a jit argument."""
+    """Sizes and choices of a decoder; everything else follows from them. Static: it may be a jit argument.
+
+    `dtype` is the type of the weights and of the computation; softmax, norms and losses are in float32 whatever it is.
+    """
 
     vocab: int
     d: int
@@ -86,9 +89,9 @@ def specs(config: Decoder) -> dict[str, Any]:
     }
 
 
-def embed(config: Decoder, weights: Tree, tokens: Int[Array, "b s"], dtype: Any = None, rules: Rules = RULES) -> Array:
-    """Token embeddings `[b, s, d]`, in the type that the trunk computes in."""
-    x = take(weights["embed"], tokens, dtype or jnp.dtype(config.dtype))
+def embed(config: Decoder, weights: Tree, tokens: Int[Array, "b s"], rules: Rules = RULES) -> Array:
+    """Token embeddings `[b, s, d]` in the config's type, which is the one that the trunk then computes in."""
+    x = take(weights["embed"], tokens, jnp.dtype(config.dtype))
     return constrain(x, "b s d", rules)
 
 
@@ -155,7 +158,7 @@ def norm(x: Float[Array, "b s d"], scale: Any, eps: float) -> Float[Array, "b s 
 
 
 def _biased(y: Array, bias: Any) -> Array:
-    return y if bias is None else y + dense(bias, y.dtype)
+    return y if bias is None else y + dense(bias, y.dtype)[None, None]
 
 
 def _attend(

@@ -34,7 +34,7 @@ class Rope:
 def rotate(x: Float[Array, "b s n h"], positions: Int[Array, "b s"], rope: Rope) -> Float[Array, "b s n h"]:
     """Each pair (i, i + h/2) turned by position times frequency: the halves convention of Llama checkpoints on the
     Hugging Face hub, not the interleaved one of the original release."""
-    angles = positions[..., None].astype(jnp.float32) * rope.frequencies(x.shape[-1])
+    angles = positions[..., None].astype(jnp.float32) * rope.frequencies(x.shape[-1])[None, None]
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -35,6 +35,10 @@ class Generated(Sequence[Row]):
     split: Split
     size: int
 
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "test"):
+            raise Fault(f"task {self.name} has no split {self.split!r}; its splits are train and test")
+
     def __len__(self) -> int:
         return self.size
 
@@ -70,8 +74,6 @@ class Source:
     test: int = 1_000
 
     def __call__(self, split: Split) -> Generated:
-        if split not in ("train", "test"):
-            raise Fault(f"task {self.name}: no split {split!r}; its splits are train and test")
         size = self.train if split == "train" else self.test
         return Generated(self.name, self.make, self.inputs, self.seed, split, size)
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from jaxpost.data.nano.dice import Dice
 from jaxpost.data.nano.generated import task
-from jaxpost.data.nano.scenes import counting
+from jaxpost.data.nano.scenes.changes import counting, number_row
 from jaxpost.data.tasks import Row
 
 task = partial(task, "arithmetic")
@@ -29,10 +29,8 @@ def multiply(dice: Dice) -> Row:
 
 
 def next_number(dice: Dice) -> Row:
-    step = dice.pick((1, 2, 3, 5, 10, -1, -2))
-    start = dice.between(1, 50) - min(step, 0) * 4
-    shown = [start + step * place for place in range(4)]
-    return {"row": ", ".join(map(str, shown)), "answer": str(start + step * 4)}
+    row, answer = number_row(dice, 4)
+    return {"row": row, "answer": str(answer)}
 
 
 def story_sum(dice: Dice) -> Row:

@@ -40,13 +40,15 @@ def comes_first(dice: Dice) -> Row:
 def older_person(dice: Dice) -> Row:
     a, b = dice.draw(NAMES, 2)
     first, second = dice.draw(range(2, 99), 2)
-    text = dice.say(("{a} is {m} and {b} is {n}.", "{a} is {m} years old. {b} is {n} years old."), a=a, b=b, m=first, n=second)
+    text = dice.say(
+        ("{a} is {m} and {b} is {n}.", "{a} is {m} years old. {b} is {n} years old."), a=a, b=b, m=first, n=second
+    )
     return {"text": text, "a": a, "b": b, "answer": a if first > second else b, "options": (a, b)}
 
 
 def has_most(dice: Dice) -> Row:
     names = dice.draw(NAMES, 3)
-    counts = dice.draw(range(1, 31), 3)
+    counts = dice.draw(range(2, 31), 3)
     things = dice.pick(THINGS[:10]) + "s"
     parts = [f"{name} has {count} {things}." for name, count in zip(names, counts, strict=True)]
     answer = names[counts.index(max(counts))]
@@ -77,14 +79,14 @@ TASKS = (
         bigger_thing,
         "a b",
         (
-            "Which is bigger, a {a} or a {b}?",
+            "Which is bigger, the {a} or the {b}?",
             "{a} or {b}: write the bigger one.",
             "Choose the bigger of the two.\n{options_}",
             "What is larger in size?\n{options_}",
-            "Compare a {a} and a {b}. Which one is bigger?",
+            "Compare the {a} and the {b}. Which one is bigger?",
             "Bigger one of {a} and {b}:",
-            "Think of a {a} and a {b}. Which of them needs more space?",
-            "A {a} and a {b} stand side by side. Name the large one.\n{options_}",
+            "Think of the {a} and the {b}. Which of them needs more space?",
+            "The {a} and the {b} stand side by side. Name the large one.\n{options_}",
         ),
         turned=(
             ("Name two things of which the {answer} is the bigger one.", "{a} and {b}"),
@@ -96,14 +98,14 @@ TASKS = (
         smaller_thing,
         "a b",
         (
-            "Which is smaller, a {a} or a {b}?",
+            "Which is smaller, the {a} or the {b}?",
             "{a} or {b}: write the smaller one.",
             "Choose the smaller of the two.\n{options_}",
             "What is less big?\n{options_}",
-            "Compare a {a} and a {b}. Which one is smaller?",
+            "Compare the {a} and the {b}. Which one is smaller?",
             "Smaller one of {a} and {b}:",
-            "Which of these fits into the smaller bag, a {a} or a {b}?",
-            "A {a} stands next to a {b}. Name the little one.\n{options_}",
+            "Which of these fits into the smaller bag, the {a} or the {b}?",
+            "The {a} stands next to the {b}. Name the little one.\n{options_}",
         ),
         turned=(
             ("Name two things of which the {answer} is the smaller one.", "{a} and {b}"),
@@ -123,7 +125,7 @@ TASKS = (
             "A {unit} starts. What comes sooner?\n{options_}",
             "Earlier one of {a} and {b}:",
             "Of {a} and {b}, name the one that is before the other.",
-            "When a {unit} begins, do we have to wait longer for {a} or for {b}? Write the one that comes sooner.",
+            "A new {unit} has begun. Do we wait longer for {a} or for {b}? Write the one with the shorter wait.",
             "Compare {a} and {b}. One is before the other in the {unit}. Which?\n{options_}",
         ),
         metric="rank",

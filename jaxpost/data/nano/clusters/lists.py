@@ -10,7 +10,16 @@ from jaxpost.data.tasks import Row
 
 task = partial(task, "lists")
 
-WORDS = (*KINDS["animal"], *FRUITS, *VEGETABLES, *DRINKS, *COLOURS, *THINGS, *(w for w in VEHICLES if w != "boat"), *BODY)
+WORDS = (
+    *KINDS["animal"],
+    *FRUITS,
+    *VEGETABLES,
+    *DRINKS,
+    *COLOURS,
+    *THINGS,
+    *(w for w in VEHICLES if w != "boat"),
+    *BODY,
+)
 WORDS = tuple(sorted(set(WORDS)))
 POSITIONS = ("first", "second", "third", "fourth", "last")
 
@@ -111,7 +120,10 @@ TASKS = (
             "Someone took {gone} away. Before we had {list}. What do we have now?",
             "All but {gone}: {list}",
         ),
-        turned=(("Put the word {gone} somewhere into the list {answer}.", "{list}"), ("{answer}\nAdd {gone} to it.", "{list}")),
+        turned=(
+            ("Put the word {gone} somewhere into the list {answer}.", "{list}"),
+            ("{answer}\nAdd {gone} to it.", "{list}"),
+        ),
     ),
     task(
         list_reverse,

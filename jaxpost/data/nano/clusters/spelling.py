@@ -5,7 +5,8 @@ from functools import partial
 
 from jaxpost.data.nano.dice import Dice
 from jaxpost.data.nano.generated import task
-from jaxpost.data.nano.world import NUMBER_WORDS, PAST, PLURALS, SHORT_WORDS
+from jaxpost.data.nano.language import PAST, PLURALS, SHORT_WORDS
+from jaxpost.data.nano.world import NUMBER_WORDS
 from jaxpost.data.tasks import Row
 
 task = partial(task, "spelling")

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of a run as inline SVG: no script, no fonts, no colours of its own (the page's style sheet has those)."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 460, 236
+LEFT, RIGHT, TOP, BOTTOM = 50, 10, 10, 26
+MOST_POINTS = 400  # of a drawn line: more than that a screen does not show
+MOST_HOVERS = 90
+SMOOTH_FROM = 60  # points from which on a smoothed line is drawn over the raw one
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: its name and its values (not finite ones included) by step, in order of steps."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def finite(self) -> list[tuple[int, float]]:
+        return [(s, v) for s, v in zip(self.steps, self.values, strict=True) if math.isfinite(v)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines that share their axes. `show` writes a value as people read it."""
+
+    title: str
+    series: tuple[Series, ...]
+    show: Callable[[float], str]
+    from_zero: bool = False
+
+
+def number(value: float) -> str:
+    """About four digits, short where the number is large or small: `2.314`, `12,346`, `1.20M`, `3e-5`."""
+    size = abs(value)
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    if size >= 1e15 or 0 < size < 1e-3:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    for limit, sign in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if size >= limit:
+            return f"{value / limit:.2f}{sign}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A share: `41.7 %`, `60 %`."""
+    return f"{100 * value:.1f}".removesuffix(".0") + " %" if math.isfinite(value) else number(value)
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) within the range, `most` of them at the most."""
+    if not high > low:
+        return [low]
+    exact = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(exact))
+    step = next(power * round_ for round_ in (1, 2, 5, 10, 20) if power * round_ * (most - 1) >= (high - low) * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def smooth(points: Sequence[tuple[int, float]], most: int = 90) -> list[tuple[int, float]]:
+    """The course of a noisy line: medians of stretches of at least eight points, each then averaged with its
+    neighbours. Medians, because one spike would lift a mean for long."""
+    stretches = max(1, min(most, len(points) // 8))
+    cuts = [i * len(points) // stretches for i in range(stretches + 1)]
+    parts = [points[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    steps = [part[len(part) // 2][0] for part in parts]
+    values = [statistics.median(value for _, value in part) for part in parts]
+    for _ in range(2):
+        ends = [2 * values[0] - values[min(1, stretches - 1)], 2 * values[-1] - values[max(0, stretches - 2)]]
+        padded = [ends[0], *values, ends[1]]
+        values = [(a + 2 * b + c) / 4 for a, b, c in zip(padded, padded[1:], padded[2:], strict=False)]
+    return list(zip(steps, values, strict=True))
+
+
+def noisy(points: Sequence[tuple[int, float]]) -> bool:
+    """Whether a line goes up and down so much that its course is hard to see: it travels many times its range."""
+    values = [value for _, value in points]
+    travelled = sum(abs(b - a) for a, b in zip(values, values[1:], strict=False))
+    return len(points) >= SMOOTH_FROM and travelled > 6 * (max(values) - min(values))
+
+
+def thin(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+    """At most so many points, of every stretch the lowest and the highest, so that no spike is lost."""
+    if len(points) <= most:
+        return list(points)
+    kept: set[tuple[int, float]] = set()
+    stretches = most // 2
+    for i in range(stretches):
+        stretch = points[i * len(points) // stretches : (i + 1) * len(points) // stretches]
+        kept |= {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
+    return sorted(kept)
+
+
+def draw(panel: Panel) -> str:
+    """The panel as one `<svg>` element: axes, lines, and zones that show values where a pointer rests."""
+    finite = [point for series in panel.series for point in series.finite]
+    steps = [step for series in panel.series for step in series.steps]
+    begin, end = min(steps), max(steps)
+    x = _Axis(0 if begin <= end / 20 else begin, end, LEFT, WIDTH - RIGHT)
+    low, high = _range([value for _, value in finite], panel.from_zero)
+    y = _Axis(low, high, HEIGHT - BOTTOM, TOP)
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(describe(panel))}">',
+        *_grid(panel, x, y),
+        *(part for i, series in enumerate(panel.series) for part in _line(series, i, x, y)),
+        *_hovers(panel, x, y),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def describe(panel: Panel) -> str:
+    """The curve in words: first and last value of every line, its extreme, and what could not be drawn."""
+    said = []
+    for series in panel.series:
+        finite, bad = series.finite, [s for s, v in zip(series.steps, series.values, strict=True) if not math.isfinite(v)]
+        if finite:
+            (first, begin), (last, end) = finite[0], finite[-1]
+            text = f"{series.name} {panel.show(begin)} at step {first:,}"
+            said.append(text if last == first else f"{text}, {panel.show(end)} at step {last:,}")
+        if bad:
+            said.append(f"{series.name} not finite at {len(bad):,} of {len(series.steps):,} steps (first {bad[0]:,})")
+    return f"{panel.title}: {'; '.join(said)}"
+
+
+class _Axis:
+    def __init__(self, low: float, high: float, begin: float, end: float):
+        self.low, self.high = low, high if high > low else low + 1
+        self._begin, self._scale = begin, (end - begin) / (self.high - self.low)
+
+    def __call__(self, value: float) -> float:
+        at = min(max(value, self.low), self.high)
+        return round(self._begin + (at - self.low) * self._scale, 1)
+
+
+def _range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+    """What the y axis spans: all values, but for rare spikes (a warm-up step, an exploding gradient) that would press
+    everything else flat; those are drawn at the edge, and their hover says how large they are."""
+    if not values:
+        return 0.0, 1.0
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if len(ordered) >= 50:
+        common_low, common_high = ordered[len(ordered) // 50], ordered[-1 - len(ordered) // 50]
+        reach = 2.0 * (common_high - common_low)
+        if reach > 0:
+            low, high = max(low, common_low - reach), min(high, common_high + reach)
+    if from_zero and low >= 0:
+        low = 0.0
+    room = 0.04 * (high - low) or abs(high) * 0.1 or 1.0
+    return (low if low == 0 else low - room), high + room
+
+
+def _grid(panel: Panel, x: _Axis, y: _Axis) -> Iterable[str]:
+    for value in ticks(y.low, y.high):
+        at = y(value)
+        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
+        yield f'<text class="tick" x="{LEFT - 7}" y="{at + 3.5}" text-anchor="end">{escape(panel.show(value))}</text>'
+    base = HEIGHT - BOTTOM
+    yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
+    for value in ticks(x.low, x.high, 6):
+        at = x(value)
+        anchor = "end" if at > WIDTH - 30 else "middle"
+        yield f'<line class="axis" x1="{at}" x2="{at}" y1="{base}" y2="{base + 4}"/>'
+        yield f'<text class="tick" x="{at}" y="{base + 17}" text-anchor="{anchor}">{escape(number(value))}</text>'
+
+
+def _line(series: Series, place: int, x: _Axis, y: _Axis) -> Iterable[str]:
+    smoothed = noisy(series.finite)
+    kind = f"line s{place}{' raw' if smoothed else ''}"
+    runs = _runs(series)
+    yield from (f'<path class="{kind}" d="{_path(thin(run), x, y)}"/>' for run in runs if len(run) > 1)
+    if smoothed:
+        yield f'<path class="line s{place}" d="{_path(smooth(series.finite), x, y)}"/>'
+    dots = series.finite if len(series.steps) <= 30 else [run[0] for run in runs if len(run) == 1]
+    yield from (f'<circle class="dot s{place}" cx="{x(s)}" cy="{y(v)}" r="2.4"/>' for s, v in thin(dots, 60))
+    bad = [step for step, value in zip(series.steps, series.values, strict=True) if not math.isfinite(value)]
+    base = HEIGHT - BOTTOM - 4
+    for at in sorted({x(step) for step in bad}):
+        yield f'<path class="bad" d="M{at - 3:.1f} {base - 3}l6 6m0 -6l-6 6"/>'
+
+
+def _runs(series: Series) -> list[list[tuple[int, float]]]:
+    """The stretches of a line between values that are not finite."""
+    runs: list[list[tuple[int, float]]] = [[]]
+    for step, value in zip(series.steps, series.values, strict=True):
+        if math.isfinite(value):
+            runs[-1].append((step, value))
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+def _path(points: Sequence[tuple[int, float]], x: _Axis, y: _Axis) -> str:
+    return "M" + "L".join(f"{x(step):g} {y(value):g}" for step, value in points)
+
+
+def _hovers(panel: Panel, x: _Axis, y: _Axis) -> Iterable[str]:
+    """Upright zones, each of which shows a hairline, dots and (as its title) the values of one step."""
+    values = [dict(zip(series.steps, series.values, strict=True)) for series in panel.series]
+    sparse = min(panel.series, key=lambda series: len(series.steps)).steps
+    every = sorted({step for series in panel.series for step in series.steps})
+    spread = [every[round(i * (len(every) - 1) / (MOST_HOVERS - 1))] for i in range(MOST_HOVERS)] if every else []
+    chosen = every if len(every) <= MOST_HOVERS else sorted({*spread, *sparse[:: 1 + len(sparse) // MOST_HOVERS]})
+    places = [x(step) for step in chosen]
+    for i, step in enumerate(chosen):
+        begin = (places[i - 1] + places[i]) / 2 if i else LEFT
+        end = (places[i] + places[i + 1]) / 2 if i + 1 < len(places) else WIDTH - RIGHT
+        here = [(j, s.name, values[j][step]) for j, s in enumerate(panel.series) if step in values[j]]
+        title = "\n".join([f"step {step:,}", *(f"{name} {panel.show(value)}" for _, name, value in here)])
+        dots = "".join(f'<circle class="dot s{j}" cx="{places[i]:g}" cy="{y(value):g}" r="3.2"/>'
+                       for j, _, value in here if math.isfinite(value))  # fmt: skip
+        yield (f'<g class="hover"><title>{escape(title)}</title><rect x="{begin:.1f}" y="0" width="{end - begin:.1f}" '
+               f'height="{HEIGHT - BOTTOM}"/><path d="M{places[i]:g} {TOP}V{HEIGHT - BOTTOM}"/>{dots}</g>')  # fmt: skip

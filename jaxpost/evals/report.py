@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run as one HTML page that needs nothing else: no script, no network, no other file."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import jaxpost
+from jaxpost.evals import curves, table
+from jaxpost.evals.curves import Panel, Series, number, percent
+from jaxpost.evals.text import exact
+from jaxpost.faults import Fault
+from jaxpost.train import metrics
+from jaxpost.train.progress import duration
+
+FILE, SAMPLES, CONFIG = "report.html", "generations.json", "config.json"
+MOST_SAMPLES, MOST_CHARACTERS, MOST_PANELS = 24, 4000, 16
+
+# Title, how values are written, and whether the axis starts at 0; in the order in which curves are shown.
+KNOWN: dict[str, tuple[str, Any, bool]] = {
+    "loss": ("Loss", number, False),
+    "accuracy": ("Token accuracy", percent, False),
+    "perplexity": ("Perplexity", number, False),
+    "grad_norm": ("Gradient norm", number, True),
+    "lr": ("Learning rate", number, True),
+    "tokens_per_second": ("Tokens per second", number, True),
+    "mfu": ("Model FLOP utilisation", percent, True),
+    "predictions": ("Trained tokens a step", number, False),
+    "tokens": ("Tokens a step", number, False),
+}
+ALIASES = {"token_accuracy": "accuracy", "learning_rate": "lr"}
+HIDDEN = {"step", "time"}
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """RUN/report.html from whatever the run directory holds; what it lacks or cannot be read is named in the page.
+
+    Generations are `[{"prompt": .., "before": .., "after": ..}, ...]`, with `target`, `task` and `cluster` if known.
+    Raises `Fault` where there is no run at all.
+    """
+    run_dir = Path(run_dir)
+    names = (metrics.LINES, table.FILE, SAMPLES, CONFIG)
+    if not any((run_dir / name).is_file() for name in names):
+        raise Fault(f"{run_dir} is no run directory: it has none of {', '.join(names)}")
+    path = run_dir / FILE
+    page = _environment().get_template("report.html.j2").render(view(run_dir))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise Fault(f"report: cannot write {path} ({error.strerror or error})") from error
+    return path
+
+
+def view(run_dir: Path) -> dict[str, Any]:
+    """Everything that the page shows, as plain values."""
+    lacking: list[str] = []
+    records = metrics.read(run_dir)
+    panels = panels_of(records)
+    changing = [panel for panel in panels if len({value for line in panel.series for value in line.values}) > 1]
+    if not records:
+        lacking.append(f"curves: there is no {metrics.LINES} with a whole line")
+    evaluation = None
+    if (run_dir / table.FILE).is_file():
+        try:
+            evaluation = table.Evaluation.load(run_dir)
+        except Fault as fault:
+            lacking.append(str(fault))
+    else:
+        lacking.append(f"the before/after table: there is no {table.FILE}, which evaluating the run writes")
+    config = _json(run_dir / CONFIG, dict, lacking, "the configuration")
+    facts = _json(run_dir / metrics.FACTS, dict, lacking, "what the run ran on")
+    samples = _json(run_dir / SAMPLES, list, lacking, "sample generations") or []
+    times = [record["time"] for record in records if isinstance(record.get("time"), int | float)]
+    return {
+        "name": run_dir.resolve().name,
+        "when": _when(times),
+        "facts": facts_of(records, times, facts or {}),
+        "evaluation": None if evaluation is None else _evaluation(evaluation),
+        "figures": [_figure(panel) for panel in changing[:MOST_PANELS]],
+        "not_drawn": [panel.title for panel in changing[MOST_PANELS:]],
+        "constant": [f"{p.title} {p.show(p.series[0].values[0])}" for p in panels if p not in changing],
+        "samples": [_sample(s) for s in samples[:MOST_SAMPLES] if isinstance(s, dict)],
+        "samples_in_all": len(samples),
+        "config": list(settings(config or {})),
+        "lacking": lacking,
+        "version": jaxpost.__version__,
+    }
+
+
+def panels_of(records: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """One panel a metric, its values in training and in evaluation (`eval_x`, `eval/x`) together."""
+    names = dict.fromkeys(name for record in records for name in record if name not in HIDDEN)
+    grouped: dict[str, list[Series]] = {}
+    for name in names:
+        found = [(r["step"], float(r[name])) for r in records if isinstance(r.get(name), int | float)]
+        base = name[5:] if name.startswith(("eval_", "eval/")) else name
+        label = "training" if base == name else "held out"
+        if found:
+            series = Series(label, *zip(*found, strict=True))
+            grouped.setdefault(ALIASES.get(base, base), []).append(series)
+    known = [name for name in KNOWN if name in grouped]
+    order = known + [name for name in grouped if name not in KNOWN]
+    return [_panel(name, sorted(grouped[name], key=lambda s: s.name != "training")) for name in order]
+
+
+def facts_of(records: Sequence[Mapping[str, Any]], times: Sequence[float], facts: Mapping[str, Any]) -> list[tuple]:
+    """Name and value of what there is to know in short: from the metrics, then what the run says of itself."""
+    known: dict[str, Any] = {}
+    if records:
+        known["steps"] = records[-1]["step"]
+    if len(times) > 1:
+        known["from first to last record"] = duration(max(times) - min(times))
+    shown = known | {str(name): value for name, value in facts.items()}
+    return [(name.replace("_", " "), _plain(value)) for name, value in shown.items()]
+
+
+def settings(value: Any, name: str = "") -> Any:
+    """A nested config as dotted names and values, one a line."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from settings(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _panel(name: str, series: Sequence[Series]) -> Panel:
+    title, show, from_zero = KNOWN.get(name, (name.replace("_", " ").capitalize(), number, False))
+    return Panel(title, tuple(series), show, from_zero)
+
+
+def _figure(panel: Panel) -> dict[str, Any]:
+    latest = []
+    for place, series in enumerate(panel.series):
+        bad = len(series.steps) - len(series.finite)
+        latest.append({
+            "place": place,
+            "name": series.name,
+            "value": panel.show(series.finite[-1][1]) if series.finite else "none finite",
+            "bad": f"{bad:,} not finite" if bad else "",
+        })  # fmt: skip
+    return {"title": panel.title, "latest": latest, "svg": Markup(curves.draw(panel))}
+
+
+def _evaluation(evaluation: table.Evaluation) -> dict[str, Any]:
+    means = evaluation.summary()
+    rows = [(table.mean([row], row.group, row.cluster), row) for row in evaluation.rows]
+    return {
+        "groups": [
+            {
+                "mean": _scores(group),
+                "name": group.group,
+                "clusters": [
+                    {
+                        "name": m.cluster,
+                        "mean": _scores(m),
+                        "tasks": [
+                            {"name": row.task, "metric": table.LABELS.get(row.metric, row.metric), "mean": _scores(one)}
+                            for one, row in rows
+                            if (row.group, row.cluster) == (m.group, m.cluster)
+                        ],
+                    }
+                    for m in means
+                    if m.group == group.group and m.cluster is not None
+                ],
+            }
+            for group in means
+            if group.cluster is None
+        ],
+        "statements": table.statements(evaluation),
+    }
+
+
+def _scores(m: table.Mean) -> dict[str, Any]:
+    measured = math.isfinite(m.gain)
+    return {
+        "tasks": m.tasks,
+        "count": f"{m.count:,}",
+        "before": table.points(m.before),
+        "after": table.points(m.after),
+        "gain": table.points(m.gain, signed=True),
+        "margin": table.points(m.margin),
+        "percent": table.relative(m),
+        "verdict": m.verdict,
+        "bar": (round(100 * m.before, 1), round(100 * m.after, 1)) if measured else None,
+    }
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: sample.get(name) for name in ("prompt", "before", "after", "target")}
+    shown = {name: None if text is None else _clipped(str(text)) for name, text in texts.items()}
+    target = texts["target"]
+    right = {f"{name}_right": target is not None and texts[name] is not None and exact(str(texts[name]), str(target)) == 1
+             for name in ("before", "after")}  # fmt: skip
+    where = ", ".join(str(sample[name]) for name in ("cluster", "task") if sample.get(name))
+    return shown | right | {"where": where}
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} … ({len(text):,} characters in all)"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{value:,}" if isinstance(value, int) else number(value)
+
+
+def _when(times: Sequence[float]) -> str:
+    if not times:
+        return ""
+    begin, end = (datetime.fromtimestamp(t, UTC) for t in (min(times), max(times)))
+    last = f"{end:%H:%M}" if begin.date() == end.date() else f"{end.day} {end:%B %Y, %H:%M}"
+    return f"{begin.day} {begin:%B %Y, %H:%M} to {last} UTC"
+
+
+def _json(path: Path, kind: type, lacking: list[str], what: str) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        lacking.append(f"{what}: there is no {path.name}")
+        return None
+    except (OSError, ValueError) as error:
+        lacking.append(f"{what}: {path.name} cannot be read ({error})")
+        return None
+    if not isinstance(content, kind):
+        lacking.append(f"{what}: {path.name} holds no {'list' if kind is list else 'object'}")
+        return None
+    return content
+
+
+def _environment() -> jinja2.Environment:
+    source = resources.files("jaxpost.evals").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return jinja2.Environment(
+        loader=jinja2.DictLoader({"report.html.j2": source}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

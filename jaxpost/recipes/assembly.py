@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a run before a single number exists: every array's shape, type and place."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxpost import delta, params, shard, trees
+from jaxpost.arrays import Key, Tree
+from jaxpost.models import decoder
+from jaxpost.models.decoder import Decoder
+from jaxpost.train import optimisers
+from jaxpost.train import state as states
+from jaxpost.train.optimisers import Optimiser
+from jaxpost.train.state import State
+
+DeltaConfig = delta.Lora | delta.Full
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled piece of a run: what is called, and abstract arguments (shapes, types, shardings) to compile it for."""
+
+    call: Any
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """`state` and `frozen` are abstract, with shardings; `make` draws the state and the fixed half of the delta."""
+
+    config: Decoder
+    mesh: Mesh
+    optimiser: optax.GradientTransformation
+    trainable: Tree
+    state: State
+    frozen: dict[str, Tree]
+    make: Callable[[Key], tuple[State, Tree]]
+
+    @property
+    def parameters(self) -> int:
+        return params.count(decoder.specs(self.config))
+
+    @property
+    def trained_parameters(self) -> int:
+        return params.count(self.trainable)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Model arithmetic of one trained token, attention scores left out: 2 a weight forwards, 2 for the gradient of
+        the activation, and 2 for the weight's own gradient where every number of it is trained."""
+        flat = trees.flatten(decoder.specs(self.config))
+        weights = {p: s for p, s in flat.items() if not s.optional and s.groups[1] and s.groups[2]}
+        if not self.config.tied:
+            del weights["embed"]  # looked up, not multiplied
+        dense = {path for path, edit in self.trainable.items() if isinstance(edit, delta.Dense)}
+        return float(sum(math.prod(s.shape) * (6 if p in dense else 4) for p, s in weights.items()))
+
+
+def assemble(config: Decoder, kind: DeltaConfig, optim: Optimiser, steps: int, mesh: Mesh) -> Assembly:
+    """Everything derived from the specs of the model and of the delta."""
+    places = decoder.specs(config)
+    specs, whole = params.filled(places), kind(places)
+    trainable, fixed = delta.partition(whole)
+    optimiser = optimisers.make(optim, steps, trainable)
+
+    def make(key: Key) -> tuple[State, Tree]:
+        mine, rest = delta.partition(params.init(whole, key))
+        return states.start(mine, optimiser), rest
+
+    state, rest = jax.eval_shape(make, jax.random.key(0))
+    state_places = states.shardings(state, shard.shardings(trainable, mesh), optimiser, mesh)
+    fixed_places = shard.shardings(fixed, mesh)
+    frozen = {"base": params.abstract(specs), "fixed": rest}
+    frozen_places = {"base": shard.shardings(specs, mesh), "fixed": fixed_places}
+    return Assembly(
+        config=config,
+        mesh=mesh,
+        optimiser=optimiser,
+        trainable=trainable,
+        state=_placed(state, state_places),
+        frozen=_placed(frozen, frozen_places),
+        make=jax.jit(make, out_shardings=(state_places, fixed_places)),
+    )
+
+
+def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, Any]:
+    """A batch as the loader makes it, without its numbers."""
+    place = shard.rows(mesh)
+    types = {"tokens": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "positions": jnp.int32}
+    types["mask"] = jnp.float32
+    return {name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place) for name, dtype in types.items()}
+
+
+def abstract_key(mesh: Mesh) -> Any:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
+
+
+def _placed(tree: Tree, places: Tree) -> Tree:
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, places)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that a run starts from."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import jaxpost
+from jaxpost import params, shard
+from jaxpost.arrays import Tree
+from jaxpost.data.tokenizers import SentencePieceTokenizer, Tokenizer, check_vocabulary
+from jaxpost.interop import hf
+from jaxpost.models import decoder
+from jaxpost.models.decoder import Decoder
+
+BUILT_IN = {"nano": Path(jaxpost.__file__).parent / "data" / "nano" / "base"}
+"""Models that ship with the package."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A directory in Hugging Face's layout (config.json, safetensors, tokenizer.model), or `nano`, which ships with
+    jaxpost. `dtype` is that of the weights in memory; empty keeps what the config.json says."""
+
+    path: str = "nano"
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A model with random weights, drawn from the seed: to train from nothing, or to measure speed."""
+
+    model: Decoder
+    tokenizer: str
+    seed: int = 0
+
+
+Model = Pretrained | Fresh
+
+
+def directory(model: Pretrained) -> Path:
+    return BUILT_IN.get(model.path, Path(model.path))
+
+
+def tokenizer_of(model: Model) -> Tokenizer:
+    return SentencePieceTokenizer.load(model.tokenizer if isinstance(model, Fresh) else directory(model))
+
+
+def config_of(model: Model) -> Decoder:
+    """Sizes and choices, without reading weights."""
+    if isinstance(model, Fresh):
+        return model.model
+    config = hf.read_config(directory(model))
+    return replace(config, dtype=model.dtype) if model.dtype else config
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model in memory: its config, its tokenizer, and its weights laid out on the mesh."""
+
+    config: Decoder
+    tokenizer: Tokenizer
+    weights: Tree
+
+
+def load(model: Model, mesh: Mesh) -> Loaded:
+    """Reads (or draws) the weights onto the mesh. Raises `Fault` for a directory that cannot be read, and for a
+    tokenizer that knows more tokens than the model embeds."""
+    config, tokenizer = config_of(model), tokenizer_of(model)
+    check_vocabulary(tokenizer, config.vocab)
+    specs = params.filled(decoder.specs(config))
+    places = shard.shardings(specs, mesh)
+    if isinstance(model, Fresh):
+        draw: Any = jax.jit(lambda key: params.init(specs, key), out_shardings=places)
+        return Loaded(config, tokenizer, draw(jax.random.key(model.seed)))
+    return Loaded(config, tokenizer, hf.load(directory(model), config.dtype, places)[1])

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run taught, as its user sees it: scores before and after, a few answers, the report, what to try next."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from jaxpost.arrays import Tree
+from jaxpost.data.tasks import Example, Task
+from jaxpost.data.text import Part, parts_of
+from jaxpost.data.tokenizers import Tokenizer, Tokens
+from jaxpost.evals import report, table, text
+from jaxpost.evals.rank import question, rank
+from jaxpost.evals.score import Scorer
+from jaxpost.models.decoder import Decoder
+from jaxpost.recipes.corpus import Corpus, Tasks
+from jaxpost.sample import Sampling, generate
+from jaxpost.train.progress import status
+
+BEFORE, GENERATIONS = "before.json", "generations.json"
+
+
+@dataclass(frozen=True)
+class Review:
+    """How much is measured before and after: examples of every task (0: no table), prompts whose answers are shown,
+    rows of a batch. Answers may be half as long again as the longest target."""
+
+    examples: int = 16
+    generations: int = 3
+    rows: int = 32
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Some examples of one task, none of them trained on, in one group of the table."""
+
+    group: str
+    task: Task
+    examples: tuple[Example, ...]
+
+
+def parts(corpus: Corpus, examples: int) -> tuple[Suite, ...]:
+    """Trained tasks, tasks held out and clusters held out, their test rows worded by every template in turn. Corpora
+    without tasks have none: what is measured of them is the loss on held-out rows."""
+    if not isinstance(corpus, Tasks) or not examples:
+        return ()
+    return tuple(
+        Suite(group, task, tuple(_straight(task, examples)))
+        for group, tasks in zip(table.GROUPS, corpus.division(), strict=True)
+        for task in tasks
+    )
+
+
+def measure(
+    parts: Sequence[Suite], config: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int
+) -> tuple[dict[str, float], list[str]]:
+    """The score of every task, and what has to be said beside them. Closed answers by their length-normalised
+    likelihood, free ones by what the model writes."""
+    scorer = Scorer(config, rows, min(1024, config.max_length), tokenizer.pad)
+    closed = [part for part in parts if part.task.metric == "rank"]
+    free = [part for part in parts if part.task.metric != "rank"]
+    notes = []
+    if (missing := text.rouge_missing()) and any(part.task.metric == "rouge" for part in free):
+        left = [part.task.name for part in free if part.task.metric == "rouge"]
+        free = [part for part in free if part.task.metric != "rouge"]
+        notes.append(f"Left out: {', '.join(left)}. {missing}")
+    scores: dict[str, float] = {}
+    if closed:
+        questions = [question(tokenizer, example) for part in closed for example in part.examples]
+        ranking = rank(questions, scorer.over(weights))
+        right = [c.normalised == q.answer for c, q in zip(ranking.choices, questions, strict=True)]
+        for part, hits in zip(closed, _split(right, closed), strict=True):
+            scores[part.task.name] = sum(hits) / len(hits)
+    wanted = [example for part in free for example in part.examples]
+    answers = answer(wanted, config, tokenizer, weights, rows)
+    for part, written in zip(free, _split(answers, free), strict=True):
+        judge = text.exact if part.task.metric == "exact" else lambda a, t: text.rouge(a, t)["rougeL"]
+        judged = [judge(a, example.target) for a, example in zip(written, part.examples, strict=True)]
+        scores[part.task.name] = sum(judged) / len(judged)
+    return scores, notes
+
+
+def answer(
+    examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int
+) -> list[str]:
+    """What the model writes for each prompt, greedily, up to its end token. Prompts of similar length share a batch."""
+    if not examples:
+        return []
+    longest = max(len(tokenizer.encode(example.target)) for example in examples)
+    sampling = Sampling(max_new=min(config.max_length // 2, math.ceil(1.5 * longest) + 1))
+    prompts = [prompt_ids(tokenizer, example.prompt)[-(config.max_length - sampling.max_new) :] for example in examples]
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    answers = [""] * len(examples)
+    for at in range(0, len(order), rows):
+        group = order[at : at + rows]
+        done = generate(config, weights, [prompts[i] for i in group], sampling, ends=(tokenizer.eos,))
+        for i, completion in zip(group, done, strict=True):
+            answers[i] = tokenizer.decode(completion.tokens).strip()
+    return answers
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """A prompt as training shows it: behind the tokenizer's BOS, if it has one."""
+    return [*([] if tokenizer.bos is None else [tokenizer.bos]), *tokenizer.encode(prompt)]
+
+
+class Reviewing:
+    """The review of one run: measured before its first step and after its last."""
+
+    def __init__(self, review: Review, corpus: Corpus, directory: Path, config: Decoder, tokenizer: Tokenizer):
+        self._review, self._directory, self._config, self._tokenizer = review, directory, config, tokenizer
+        self._parts = parts(corpus, review.examples)
+        self._samples = self._chosen(corpus)
+        self._console = Console(quiet=jax.process_index() > 0, highlight=False)
+
+    def before(self, weights: Tree) -> None:
+        with status("measuring the model before training", self._console):
+            found = self._look(weights)
+        self._write(BEFORE, found)
+
+    def after(self, weights: Tree) -> None:
+        """Measures again, writes the table, the answers and the report, and shows them."""
+        with status("measuring the model after training", self._console):
+            now = self._look(weights)
+        before = self._read(BEFORE) or {"scores": {}, "answers": [""] * len(self._samples), "notes": []}
+        rows = [
+            table.Row(
+                part.group,
+                part.task.cluster,
+                part.task.name,
+                part.task.metric,
+                before["scores"].get(part.task.name, math.nan),
+                now["scores"][part.task.name],
+                len(part.examples),
+            )
+            for part in self._parts
+            if part.task.name in now["scores"]
+        ]
+        samples = [
+            {"prompt": example.prompt, "target": example.target, "before": old, "after": new, "task": example.task}
+            for example, old, new in zip(self._samples, before["answers"], now["answers"], strict=True)
+        ]
+        self._write(GENERATIONS, samples)
+        evaluation = table.Evaluation(tuple(rows), tuple(now["notes"]))
+        if jax.process_index() == 0:
+            if rows:
+                evaluation.save(self._directory)
+                self._console.print("\n", table.render(evaluation))
+            for sample in samples:
+                self._console.print("\n", _shown(sample))
+            page = report.write_report(self._directory)
+            self._console.print(self._next(page))
+
+    def _look(self, weights: Tree) -> dict[str, Any]:
+        scores, notes = measure(self._parts, self._config, self._tokenizer, weights, self._review.rows)
+        answers = answer(self._samples, self._config, self._tokenizer, weights, self._review.rows)
+        return {"scores": scores, "notes": notes, "answers": answers}
+
+    def _chosen(self, corpus: Corpus) -> tuple[Example, ...]:
+        """A few prompts: from every group of tasks in turn, or the first held-out rows."""
+        count = self._review.generations
+        if self._parts:
+            free = [part for part in self._parts if part.task.metric != "rank"] or list(self._parts)
+            spread = [free[i * len(free) // count] for i in range(count)]
+            return tuple(part.examples[0] for part in spread)
+        rows = corpus.held_out(0)
+        return tuple(self._sample(rows[i], corpus) for i in range(min(count, len(rows))))
+
+    def _sample(self, row: Any, corpus: Corpus) -> Example:
+        """A row as a prompt and what follows it; of plain text, the beginning and how it goes on."""
+        if isinstance(row, Tokens):
+            pieces = [Part(self._tokenizer.decode(row.ids[:64]), True)]
+        else:
+            pieces = parts_of(row, corpus.columns)
+        split = next((i for i, part in enumerate(pieces) if part.trained), 0)
+        prompt, target = ("".join(part.text for part in some) for some in (pieces[:split], pieces[split:]))
+        half = len(target) // 2
+        return Example(prompt, target) if prompt else Example(target[:half], target[half:])
+
+    def _next(self, page: Path) -> Text:
+        run = self._directory
+        return Text(
+            f"\nrun       {run}\nreport    {page}\n"
+            f"try       jaxpost chat {run}\n"
+            f'          jaxpost generate {run} --prompt "Which is an animal: table or horse?"\n'
+            f"          jaxpost eval {run} --examples 50\n"
+            f"          jaxpost export {run} --to hf OUT"
+        )
+
+    def _write(self, name: str, content: Any) -> None:
+        if jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            (self._directory / name).write_text(json.dumps(content, indent=1) + "\n")
+
+    def _read(self, name: str) -> Any:
+        path = self._directory / name
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _straight(task: Task, count: int) -> Iterator[Example]:
+    rows = task.source("test")
+    words = [i for i, template in enumerate(task.templates) if not template.turned]
+    for i in range(min(count, len(rows))):
+        yield task.render(rows[i], words[i % len(words)])
+
+
+def _split(items: Sequence[Any], parts: Sequence[Suite]) -> list[Sequence[Any]]:
+    ends = np.cumsum([len(part.examples) for part in parts])
+    return [items[end - len(part.examples) : end] for end, part in zip(ends, parts, strict=True)]
+
+
+def _shown(sample: dict[str, str]) -> Text:
+    shown = Text(sample["prompt"].strip() + "\n")
+    for name, style in (("target", "dim"), ("before", "red"), ("after", "green")):
+        shown.append(f"  {name:<7}", "dim").append(f"{sample[name]}\n", style)
+    return shown

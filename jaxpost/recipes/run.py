@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run from config to result: what every recipe shares around its loss."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+
+from jaxpost import delta, shard
+from jaxpost.arrays import Batch, Metrics, Tree
+from jaxpost.data.loader import Loader, counts_of, join
+from jaxpost.data.packing import Overlong
+from jaxpost.data.prefetch import Prefetch
+from jaxpost.data.tokenizers import Tokenizer, TrainOn
+from jaxpost.faults import Fault
+from jaxpost.models.remat import Remat
+from jaxpost.recipes import record
+from jaxpost.recipes.assembly import Assembly, Program
+from jaxpost.recipes.base import Loaded
+from jaxpost.recipes.review import Reviewing
+from jaxpost.shard import MeshShape
+from jaxpost.train import loop, metrics, optimisers
+from jaxpost.train.checkpoint import Checkpoints
+from jaxpost.train.progress import Progress, peak_flops, status
+from jaxpost.train.state import State
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How rows of text become a batch: `rows` of `seq_len` positions over all devices.
+
+    packing: `pack` puts as many whole examples into a row as fit, none of which sees another; `none` one example a
+    row; `blocks` joins documents and cuts them, for language-model tuning.
+    """
+
+    rows: int = 16
+    seq_len: int = 512
+    packing: Literal["pack", "none", "blocks"] = "pack"
+    train_on: TrainOn = "completion"
+    overlong: Overlong = "truncate"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and on what. `steps`, or `epochs` over the data (then steps is 0). Every so many steps: a line of
+    metrics, the loss on held-out rows (over `eval_batches` batches), a checkpoint."""
+
+    steps: int = 200
+    epochs: int = 0
+    microbatches: int = 1
+    remat: Remat = "none"
+    mesh: MeshShape = MeshShape()
+    seed: int = 0
+    log_every: int = 1
+    eval_every: int = 100
+    eval_batches: int = 8
+    save_every: int = 100
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a run's batches come from, how many steps they are to last, and a fresh pass over the held-out ones."""
+
+    source: Prefetch
+    loader: Loader
+    steps: int
+    held_out: Callable[[], Loader]
+
+
+def sources(config: Any, tokenizer: Tokenizer) -> Data:
+    """This process's share of the training stream and of the held-out rows."""
+    train, batches = config.train, config.batches
+    if (train.steps > 0) == (train.epochs > 0):
+        raise Fault(f"train.steps is {train.steps} and train.epochs {train.epochs}; set one of them and leave the other 0")
+    options: dict[str, Any] = {
+        "batch": batches.rows,
+        "seq_len": batches.seq_len,
+        "packing": batches.packing,
+        "train_on": batches.train_on,
+        "overlong": batches.overlong,
+        "columns": config.data.columns,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    rows = config.data.training(train.seed)
+    loader = Loader(rows, tokenizer, seed=train.seed, epochs=train.epochs or None, **options)
+    steps = train.steps or reading(loader.batches, "counting the batches of an epoch")
+    kept = config.data.held_out(train.seed)
+    return Data(Prefetch(loader), loader, steps, lambda: Loader(kept, tokenizer, seed=None, epochs=1, **options))
+
+
+def reading(act: Callable[[], Any], what: str) -> Any:
+    """Something that may take a while, with a word about it."""
+    with status(what, console()):
+        return act()
+
+
+def console() -> Console:
+    """Where a run speaks: the terminal of the first process."""
+    return Console(quiet=jax.process_index() > 0)
+
+
+def settle(directory: Path, config: Any, begun: bool) -> None:
+    """Writes the config into the run directory; refuses to go on with a run under other settings."""
+    if begun:
+        before = record.read(directory)
+        changed = {
+            name: values
+            for name, values in record.differences(before, config).items()
+            if name != "run" and not name.startswith(("review.", "train.steps", "train.save_every", "train.log_every"))
+        }
+        if changed:
+            name, (old, new) = next(iter(changed.items()))
+            raise Fault(
+                f"{directory} holds a run with other settings ({', '.join(changed)} differ: {name} was {old}, is now "
+                f"{new}); go on with the same ones, or choose another directory with --run"
+            )
+    if jax.process_index() == 0:
+        record.write(directory, config)
+
+
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows as their part of the global batch on the devices."""
+    rows = shard.rows(mesh)
+    return {name: jax.make_array_from_process_local_data(rows, np.asarray(x)) for name, x in batch.items()}
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that stays as it is while a run trains."""
+
+    config: Any
+    directory: Path
+    model: Loaded
+    data: Data
+    assembly: Assembly
+    programs: dict[str, Program]
+    frozen: Tree
+
+    def weights(self, state: State) -> Tree:
+        """The model as it is at a state."""
+        return delta.bind(self.frozen["base"], delta.combine(state.trainable, self.frozen["fixed"]))
+
+
+def train(
+    config: Any, directory: Path, model: Loaded, data: Data, assembly: Assembly, programs: dict[str, Program]
+) -> State:
+    """Runs the loop around a recipe's programs, with checkpoints, metrics and progress, and reviews the result."""
+    begun_at = time.monotonic()
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        begun = checkpoints.step()
+        settle(directory, config, begun is not None)
+        state, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1))
+        if begun is not None:
+            saved = checkpoints.restore(assembly.state)
+            state = saved.state
+            data.source.restore(join(saved.sources))
+            console().print(f"going on from step {begun} of {directory}", highlight=False)
+        session = Session(config, directory, model, data, assembly, programs, {"base": model.weights, "fixed": fixed})
+        reviewing = Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
+        if begun is None:
+            reviewing.before(session.weights(state))
+        with metrics.Writer(directory, step=begun or 0) as writer:
+            if int(state.step) < data.steps:
+                state = _fit(session, state, checkpoints, writer)
+    metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
+    reviewing.after(session.weights(state))
+    return state
+
+
+def _fit(session: Session, state: State, checkpoints: Checkpoints, writer: metrics.Writer) -> State:
+    config, data, assembly = session.config, session.data, session.assembly
+    compiled = {}
+    for name, program in session.programs.items():
+        with status(f"compiling {name}", console()):
+            compiled[name] = program.call.lower(*program.arguments).compile()
+    key = jax.device_put(jax.random.key(config.train.seed), session.programs["step"].arguments[-1].sharding)
+    rate = optimisers.schedule(config.optim, data.steps)
+    best = min((entry.get("eval_loss", math.inf) for entry in metrics.read(session.directory)), default=math.inf)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    bar = Progress(
+        data.steps,
+        int(state.step),
+        flops_per_token=assembly.flops_per_token,
+        peak=peak and peak * assembly.mesh.size,
+        console=console(),
+    )
+
+    def report(step: int, values: Metrics) -> None:
+        fetched = {name: float(value) for name, value in jax.device_get(values).items()}
+        bar.update(step, int(fetched["tokens"]), fetched["loss"])
+        if step % config.train.log_every == 0 or step == data.steps:
+            pace = {} if bar.tokens_per_second is None else {"tokens_per_second": bar.tokens_per_second}
+            writer.write(step, {**fetched, "lr": float(rate(step - 1)), **pace})
+
+    def save(step: int, state: State) -> None:
+        checkpoints.save(step, state, data.source.save())
+
+    def evaluate(step: int, state: State) -> None:
+        nonlocal best
+        with bar.status("evaluating"):
+            found = held_out(session, compiled["evaluate"], state)
+        writer.write(step, {f"eval_{name}": value for name, value in found.items()})
+        if found["loss"] < best:
+            best = found["loss"]
+            checkpoints.save(step, state, data.source.save(), best=True)
+
+    hooks = [loop.Hook(config.train.eval_every, evaluate), loop.Hook(config.train.save_every, save)]
+    with bar:
+        if config.train.eval_every and int(state.step) == 0:
+            evaluate(0, state)
+        state = loop.fit(
+            compiled["step"],
+            state,
+            session.frozen,
+            data.source,
+            key,
+            steps=data.steps,
+            place=lambda batch: place(batch, assembly.mesh),
+            report=report,
+            hooks=hooks,
+            save=save,
+        )
+        if config.train.eval_every and data.steps % config.train.eval_every:
+            evaluate(data.steps, state)
+    return state
+
+
+def held_out(session: Session, call: Any, state: State) -> dict[str, float]:
+    """Loss and accuracy over the first batches of the held-out rows, every token counting the same."""
+    loader, sums, predictions = session.data.held_out(), {"loss": 0.0, "accuracy": 0.0}, 0.0
+    for _ in range(session.config.train.eval_batches):
+        try:
+            batch = place(loader.next(), session.assembly.mesh)
+        except StopIteration:
+            break
+        found = jax.device_get(call(state.trainable, session.frozen, batch))
+        predictions += float(found["predictions"])
+        for name in sums:
+            sums[name] += float(found[name]) * float(found["predictions"])
+    return {name: total / max(1.0, predictions) for name, total in sums.items()}
+
+
+def _facts(session: Session, state: State, seconds: float) -> dict[str, str | int | float]:
+    counts = counts_of(session.data.source.save())
+    return {
+        **metrics.environment(),
+        "mesh": ", ".join(f"{name} {size}" for name, size in session.assembly.mesh.shape.items()),
+        "parameters": session.assembly.parameters,
+        "trained parameters": session.assembly.trained_parameters,
+        "steps": int(state.step),
+        "examples read": counts.examples,
+        "tokens": counts.tokens,
+        "examples truncated": counts.truncated,
+        "examples left out": counts.dropped,
+        "row fill": f"{100 * counts.fill:.1f} %",
+        "seconds since the last start": round(seconds, 1),
+    }

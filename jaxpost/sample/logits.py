@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From logits to the distribution that tokens are drawn from."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxpost.arrays import Array, Float, Int
+from jaxpost.faults import Fault
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy. top_k keeps the k likeliest tokens (0: all); top_p keeps the fewest likeliest tokens
+    whose probabilities, after temperature and top_k, reach p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751).
+    The same seed gives a prompt the same completion whatever else is in its batch before or behind it in length."""
+
+    max_new: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise Fault(f"{self}: max_new is at least 1, temperature and top_k at least 0, top_p in (0, 1]")
+
+
+def distribution(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Array, "*b v"]:
+    """Log-probabilities of the next token; -inf for what cannot be drawn. Greedy puts everything on the likeliest."""
+    logits = logits.astype(jnp.float32)
+    if sampling.temperature == 0:
+        best = jnp.argmax(logits, axis=-1, keepdims=True)
+        return jnp.where(jnp.arange(logits.shape[-1]) == best, 0.0, -jnp.inf)
+    logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if sampling.top_p < 1:
+        ranked = jnp.sort(jax.nn.softmax(logits, axis=-1), axis=-1, descending=True)
+        before = jnp.cumsum(ranked, axis=-1) - ranked  # the mass of likelier tokens; below p for those that stay
+        least = jnp.min(jnp.where(before < sampling.top_p, ranked, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(jax.nn.softmax(logits, axis=-1) < least, -jnp.inf, logits)
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def draw(
+    keys: Array, log_probs: Float[Array, "b v"]
+) -> tuple[Int[Array, "b"], Float[Array, "b"]]:
+    """One token a row, each by its own key, and its log-probability under the distribution that it was drawn from."""
+    tokens = jax.vmap(jax.random.categorical)(keys, log_probs)
+    return tokens, jnp.take_along_axis(log_probs, tokens[:, None], axis=-1)[:, 0]

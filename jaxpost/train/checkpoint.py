@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints through Orbax: written in the background, complete or absent, restorable onto another mesh."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jaxpost.arrays import Tree
+from jaxpost.faults import Fault
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save at the warning level
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as read: the state, the position of each process's data source, and the step."""
+
+    step: int
+    state: Tree
+    sources: list[dict[str, Any]]
+
+
+class Checkpoints:
+    """The checkpoints of one run: `latest` (the last two, so that one is always whole) and `best`.
+
+    What is saved is what a run cannot derive from its config: the state and the data's position. Keys are folded from
+    the config's seed and the state's step.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory.absolute()
+        self._latest = _manager(self.directory / "latest", keep=2)
+        self._best = _manager(self.directory / "best", keep=1)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if kind is None:
+            self.wait()
+        for manager in (self._latest, self._best):
+            manager.close()
+
+    def step(self) -> int | None:
+        """The step of the latest complete checkpoint."""
+        return self._latest.latest_step()
+
+    def save(self, step: int, state: Tree, source: dict[str, Any], best: bool = False) -> None:
+        """Starts to write in the background, once an earlier save is done. Raises `Fault` when there is no room."""
+        manager = self._best if best else self._latest
+        if step in manager.all_steps():
+            return
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(_gathered(source)))
+        with self._said(step):
+            manager.save(step, args=arguments, force=True)
+
+    def wait(self) -> None:
+        """Until everything started is on disk."""
+        with self._said(None):
+            for manager in (self._latest, self._best):
+                manager.wait_until_finished()
+                manager.check_for_errors()
+
+    def restore(self, abstract: Tree, best: bool = False) -> Saved:
+        """The newest (or the best) checkpoint, laid out as the abstract state says, on whatever mesh that names."""
+        manager = self._best if best else self._latest
+        step = manager.latest_step()
+        if step is None:
+            raise Fault(f"{manager.directory} has no checkpoint; train first, or name another run")
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        try:
+            read = manager.restore(step, args=arguments)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise Fault(
+                f"checkpoint {manager.directory}/{step} cannot be restored: {_first_line(error)}; it is damaged, or "
+                "the run's config has changed since: start a new run directory, or delete the damaged step"
+            ) from error
+        return Saved(step, read["state"], read["data"]["sources"])
+
+    def _said(self, step: int | None) -> "_DiskFaults":
+        return _DiskFaults(self, step)
+
+
+class _DiskFaults:
+    """Turns what Orbax and the file system say of a failed write into one sentence."""
+
+    def __init__(self, checkpoints: Checkpoints, step: int | None):
+        self._checkpoints, self._step = checkpoints, step
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if error is None or isinstance(error, KeyboardInterrupt | SystemExit | Fault):
+            return
+        last = self._checkpoints.step()
+        rest = f"the checkpoint of step {last} is intact" if last is not None else "no earlier checkpoint exists"
+        at = f" at step {self._step}" if self._step is not None else ""
+        raise Fault(
+            f"saving to {self._checkpoints.directory}{at} failed: {_first_line(error)}; {rest}. Make room and start "
+            "the same command again to go on from there"
+        ) from error
+
+
+def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return ocp.CheckpointManager(
+            directory,
+            item_names=("state", "data"),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+        )
+    except OSError as error:
+        raise Fault(f"cannot write to {directory}: {_first_line(error)}; choose another run directory") from error
+
+
+def _gathered(source: dict[str, Any]) -> dict[str, Any]:
+    """Every process's position, so that one file holds them all."""
+    if jax.process_count() == 1:
+        return {"sources": [source]}
+    text = np.frombuffer(json.dumps(source).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(text)))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(text)] = text
+    rows = multihost_utils.process_allgather(padded)
+    return {"sources": [json.loads(bytes(row[:size])) for row, size in zip(rows, sizes, strict=True)]}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a step changes, as one value."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxpost.arrays import Tree
+
+
+@struct.dataclass
+class State:
+    """One in, one out, donated. `trainable` is the trainable half of the delta; `extra` is what a recipe updates
+    after a step (a moving reference, a KL coefficient). What a run never changes, the base and the fixed half of the
+    delta, is passed beside it and never donated: other roles read the same arrays."""
+
+    step: Any
+    trainable: Any
+    opt_state: Any
+    extra: Any = None
+
+
+def start(trainable: Tree, optimiser: optax.GradientTransformation, extra: Tree = None) -> State:
+    return State(jnp.zeros((), jnp.int32), trainable, optimiser.init(trainable), extra)
+
+
+def shardings(state: State, trainable: Tree, optimiser: optax.GradientTransformation, mesh: Mesh) -> State:
+    """Where a state rests, from where its trainable leaves do: each optimiser moment lies like the leaf it belongs
+    to, anything else (counts, factored moments of another shape) on every device.
+
+    `state` is abstract (from `jax.eval_shape`); `trainable` holds shardings.
+    """
+    everywhere = NamedSharding(mesh, P())
+    shapes = state.trainable
+
+    def moment(leaf: Any, shape: Any, sharding: Any) -> Any:
+        return sharding if leaf.shape == shape.shape else everywhere
+
+    opt_state = optax.tree.map_params(
+        optimiser, moment, state.opt_state, shapes, trainable, transform_non_params=lambda leaf: everywhere
+    )
+    return State(everywhere, trainable, opt_state, jax.tree.map(lambda leaf: everywhere, state.extra))

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the laws run over: every kind of edit, on every kind of base, in every way a weight meets an activation.
+
+A case is random but small. `exact` tells in float64, by formulas written a second time here, what an edited weight
+is, and `slack` how far rounding may carry a contraction with it away from that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from jaxpost import delta, params, quant
+from jaxpost.delta import Dense, Insert, LowRank, Scale
+from jaxpost.params import ParamSpec, normal
+
+
+@dataclass(frozen=True)
+class Use:
+    """A weight's axes and what contracts them: an einsum, or `None` for rows taken by ids."""
+
+    dims: str
+    spec: str | None
+
+
+USES = {
+    "to heads": Use(": d : n h", "bsd,dnh->bsnh"),
+    "from heads": Use(": n h : d", "bsnh,nhd->bsd"),
+    "plain": Use(": d : f", "bsd, df -> bsf"),
+    "experts": Use("e : d : f", "ebsd,edf->ebsf"),
+    "table": Use(": v : d", None),
+    "tied head": Use(": v : d", "bsd,vd->bsv"),
+}
+
+# Sizes all different, one of them 1; and all alike, so that a swapped axis makes no shape error.
+SIZES = (
+    dict(b=2, s=3, d=4, n=1, h=6, f=5, v=7, e=8, r=2, l=2),
+    dict(b=3, s=3, d=3, n=3, h=3, f=3, v=3, e=3, r=3, l=3),
+)
+
+W = ("w",)
+KINDS: dict[str, Callable[[Any, int], dict[str, Any]]] = {
+    "lora": lambda specs, rank: delta.Lora(rank, alpha=3.0, targets=W)(specs),
+    "rslora16": lambda specs, rank: half(delta.Lora(rank, targets=W, rank_stabilised=True)(specs)),
+    "dense": lambda specs, rank: delta.Full(W)(specs),
+    "dense16": lambda specs, rank: half(delta.Full(W)(specs)),
+    "scale in": lambda specs, rank: delta.Scales(W, "in")(specs),
+    "scale out": lambda specs, rank: delta.Scales(W, "out")(specs),
+}
+"""Every kind of edit of a weight that is there. `Insert` is a kind of base: the other edits go on top of it."""
+
+BASES = ("float32", "bfloat16", "int8", "inserted")
+
+
+@dataclass(frozen=True)
+class Case:
+    use: str
+    sizes: int
+    base: str
+    kinds: tuple[str, ...]
+    dtype: str
+    magnitude: float
+    seed: int
+
+    @property
+    def size(self) -> dict[str, int]:
+        return SIZES[self.sizes]
+
+    def specs(self, layers: bool = False, optional: bool = False) -> dict[str, ParamSpec]:
+        dims = ("l " if layers else "") + USES[self.use].dims
+        shape = tuple(self.size[letter] for letter in dims.replace(":", " ").split())
+        dtype = jnp.bfloat16 if self.base == "bfloat16" else jnp.float32
+        return {"w": ParamSpec(shape, dims, normal(self.magnitude), dtype, optional)}
+
+    def params(self, layers: bool = False) -> dict[str, Any]:
+        if self.base == "inserted":
+            return {"w": None}
+        specs = self.specs(layers)
+        weights = params.init(specs, jax.random.key(self.seed))
+        return quant.quantise_tree(weights, specs, quant.Int8(), W) if self.base == "int8" else weights
+
+    def deltas(self, layers: bool = False, fresh: bool = False) -> list[dict[str, Any]]:
+        """The edits one after the other: as their own initialisers start them, or with random values in all fields."""
+        specs, done = self.specs(layers), []
+        if self.base == "inserted":
+            done.append({"w": Insert(params.init(specs, jax.random.key(self.seed))["w"])})
+        for i, kind in enumerate(self.kinds):
+            made = KINDS[kind](specs, self.size["r"])
+            start = params.init(made, jax.random.key(self.seed + i))
+            done.append(start if fresh else randomised(start, self.seed + i))
+        return done
+
+    def x(self) -> jax.Array:
+        rng = np.random.default_rng(self.seed)
+        spec = USES[self.use].spec
+        if spec is None:
+            shape = (self.size["b"], self.size["s"])
+            return jnp.asarray(rng.integers(0, self.size["v"], shape), jnp.int32)
+        shape = [self.size[letter] for letter in spec.split(",")[0]]
+        return jnp.asarray(rng.normal(size=shape), self.dtype)
+
+    def contract(self, x: jax.Array, w: Any) -> jax.Array:
+        spec = USES[self.use].spec
+        return delta.take(w, x, jnp.dtype(self.dtype)) if spec is None else delta.einsum(spec, x, w)
+
+
+def half(specs: Any) -> Any:
+    """The same edits stored in 16 bits."""
+    return jax.tree.map(lambda spec: replace(spec, dtype=jnp.bfloat16), specs)
+
+
+def randomised(tree: Any, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
+
+
+def cases(
+    bases: tuple[str, ...] = BASES,
+    kinds: tuple[str, ...] = tuple(KINDS),
+    most: int = 3,
+    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
+) -> st.SearchStrategy[Case]:
+    return st.builds(
+        Case,
+        use=st.sampled_from(sorted(USES)),
+        sizes=st.integers(0, len(SIZES) - 1),
+        base=st.sampled_from(bases),
+        kinds=st.lists(st.sampled_from(kinds), min_size=1, max_size=most).map(tuple),
+        dtype=st.sampled_from(dtypes),
+        magnitude=st.sampled_from([0.02, 1.0, 30.0]),
+        seed=st.integers(0, 2**16),
+    )
+
+
+def bound(base: Any, deltas: list[Any]) -> Any:
+    for edits in deltas:
+        base = delta.bind(base, edits)
+    return base
+
+
+def folded(base: Any, deltas: list[Any]) -> Any:
+    for edits in deltas:
+        base = delta.fold(base, edits)
+    return base
+
+
+def wide(x: Any) -> np.ndarray:
+    return np.asarray(jnp.asarray(x, jnp.float32), np.float64)
+
+
+def exact(base: Any, deltas: list[Any], dims: str) -> tuple[np.ndarray, np.ndarray]:
+    """The edited weight in float64, and the same with every term made positive: the scale of its rounding errors."""
+    w = base["w"]
+    if isinstance(w, quant.QArray):
+        w = wide(w.codes) * wide(w.scales["scale"])
+    whole = None if w is None else wide(w)
+    size = None if whole is None else np.abs(whole)
+    lead, inner, outer = ("".join(group.split()) for group in dims.split(":"))
+    for edits in deltas:
+        edit = edits["w"]
+        match edit:
+            case Insert():
+                whole, size = wide(edit.value), np.abs(wide(edit.value))
+            case Dense():
+                whole, size = whole + wide(edit.dw), size + np.abs(wide(edit.dw))
+            case Scale():
+                whole, size = whole * wide(edit.s), size * np.abs(wide(edit.s))
+            case LowRank():
+                spec = f"{lead}{inner}R,{lead}R{outer},{lead}->{lead}{inner}{outer}"
+                factors = wide(edit.a), wide(edit.b), wide(edit.scale)
+                whole = whole + np.einsum(spec, *factors)
+                size = size + np.einsum(spec, *map(np.abs, factors))
+    return whole, size
+
+
+def applied(case: Case, w: np.ndarray) -> np.ndarray:
+    """The contraction in float64."""
+    spec = USES[case.use].spec
+    return w[np.asarray(case.x())] if spec is None else np.einsum(spec.replace(" ", ""), wide(case.x()), w)
+
+
+def slack(case: Case, size: np.ndarray) -> np.ndarray:
+    """Rounding error that a contraction may have: some units in the last place of the sum of all terms' sizes."""
+    spec = USES[case.use].spec
+    if spec is None:
+        terms = size[np.asarray(case.x())]
+    else:
+        terms = np.einsum(spec.replace(" ", ""), np.abs(wide(case.x())), size)
+    return terms * (2.0**-20 if case.dtype == "float32" else 2.0**-6) + 1e-30
