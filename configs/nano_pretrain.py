@@ -10,12 +10,10 @@ text, without instructions. Minutes on one data-centre GPU.
 from dataclasses import replace
 
 from jaxpost.delta import Full
-from jaxpost.models.decoder import Decoder
+from jaxpost.models.presets import PRESETS
 from jaxpost.recipes import sft
 
-NANO = Decoder(
-    vocab=2048, d=256, layers=5, heads=8, kv_heads=4, head_size=32, ffn=576, tied=True, max_length=1024, dtype="bfloat16"
-)
+NANO = PRESETS["nano"]
 
 
 def base() -> sft.Config:

@@ -17,6 +17,7 @@ from jaxpost.delta.contract import einsum as einsum
 from jaxpost.delta.contract import take as take
 from jaxpost.delta.dense import Dense as Dense
 from jaxpost.delta.dense import Full as Full
+from jaxpost.delta.dense import formed as formed
 from jaxpost.delta.insert import Insert as Insert
 from jaxpost.delta.low_rank import LowRank as LowRank
 from jaxpost.delta.low_rank import Lora as Lora

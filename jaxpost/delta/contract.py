@@ -152,7 +152,7 @@ def contract(op: Op, x: Array, w: Weight) -> Array:
     if isinstance(w, QArray):
         # Checkpointed, else every dequantised weight would be kept for the backward pass.
         decode_dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        return jax.checkpoint(lambda x, w: op(x, dequantise(w, decode_dtype)))(x, w)
+        return jax.checkpoint(lambda x, w: op(x, dequantise(w, decode_dtype)), prevent_cse=False)(x, w)
     return op(x, w)
 
 

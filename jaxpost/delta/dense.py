@@ -30,7 +30,7 @@ class Dense:
         if not _summable(w):
             return contract(op, x, w) + contract(op, x, self.dw)
         # Checkpointed: the sum is as large as the weight, and cheap to form again.
-        return jax.checkpoint(lambda x, w, dw: op(x, _sum(w, dw, x.dtype)))(x, w, self.dw)
+        return jax.checkpoint(lambda x, w, dw: op(x, _sum(w, dw, x.dtype)), prevent_cse=False)(x, w, self.dw)
 
     def dense(self, w: Weight, dtype: Any) -> Array:
         return _sum(w, self.dw, dtype)
@@ -50,6 +50,11 @@ def _summable(w: Weight) -> bool:
     """Whether `w` is at hand as numbers: stacked dense edits are summed before one contraction, while an edit with a
     faster way of its own keeps it."""
     return not isinstance(w, Bound) or (isinstance(w.edit, Dense) and _summable(w.w))
+
+
+def formed(w: Weight, dtype: Any) -> Weight:
+    """A weight under dense edits summed up once, for a use that contracts it many times; any other weight as it is."""
+    return dense(w, dtype) if isinstance(w, Bound) and isinstance(w.edit, Dense) and _summable(w) else w
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 """Curves of a run as inline SVG: no script, no fonts, no colours of its own (the page's style sheet has those)."""
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class Series:
     @property
     def finite(self) -> list[tuple[int, float]]:
         return [(s, v) for s, v in zip(self.steps, self.values, strict=True) if math.isfinite(v)]
+
+    @property
+    def bad(self) -> list[int]:
+        """Steps whose value is not finite."""
+        return [s for s, v in zip(self.steps, self.values, strict=True) if not math.isfinite(v)]
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}".removesuffix(".0") + " %" if math.isfinite(value) else number(value)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) within the range, `most` of them at the most."""
+def ticks(low: float, high: float, most: float = 5.8, least: float = 0.0) -> list[float]:
+    """The round numbers within the range that are 1, 2 or 5 times a power of ten apart, the closest set of which the
+    range holds at most `most` gaps, none smaller than `least`."""
     if not high > low:
         return [low]
-    exact = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(exact))
-    step = next(power * round_ for round_ in (1, 2, 5, 10, 20) if power * round_ * (most - 1) >= (high - low) * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(power * times for times in (1, 2, 5, 10) if high - low <= power * times * most)
+    step = max(step, least)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, last + 1)]
 
 
 def smooth(points: Sequence[tuple[int, float]], most: int = 90) -> list[tuple[int, float]]:
@@ -78,17 +85,27 @@ def smooth(points: Sequence[tuple[int, float]], most: int = 90) -> list[tuple[in
     steps = [part[len(part) // 2][0] for part in parts]
     values = [statistics.median(value for _, value in part) for part in parts]
     for _ in range(2):
-        ends = [2 * values[0] - values[min(1, stretches - 1)], 2 * values[-1] - values[max(0, stretches - 2)]]
-        padded = [ends[0], *values, ends[1]]
+        # Lines start steep and end level: before the first they go on as they began, after the last they stay.
+        padded = [2 * values[0] - values[min(1, stretches - 1)], *values, values[-1]]
         values = [(a + 2 * b + c) / 4 for a, b, c in zip(padded, padded[1:], padded[2:], strict=False)]
     return list(zip(steps, values, strict=True))
 
 
 def noisy(points: Sequence[tuple[int, float]]) -> bool:
-    """Whether a line goes up and down so much that its course is hard to see: it travels many times its range."""
-    values = [value for _, value in points]
-    travelled = sum(abs(b - a) for a, b in zip(values, values[1:], strict=False))
-    return len(points) >= SMOOTH_FROM and travelled > 6 * (max(values) - min(values))
+    """Whether a line goes up and down so much that its course is hard to see: it travels many times its range, rare
+    spikes apart."""
+    if len(points) < SMOOTH_FROM:
+        return False
+    low, high = _range([value for _, value in points])
+    values = [min(max(value, low), high) for _, value in points]
+    return sum(abs(b - a) for a, b in zip(values, values[1:], strict=False)) > 6 * (high - low)
+
+
+def beyond(panel: Panel) -> list[float]:
+    """The values too far from all others for the axis, lowest first; they are drawn at its edge."""
+    values = [value for series in panel.series for _, value in series.finite]
+    low, high = _range(values, panel.from_zero)
+    return sorted(value for value in values if not low <= value <= high)
 
 
 def thin(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
@@ -125,7 +142,7 @@ def describe(panel: Panel) -> str:
     """The curve in words: first and last value of every line, its extreme, and what could not be drawn."""
     said = []
     for series in panel.series:
-        finite, bad = series.finite, [s for s, v in zip(series.steps, series.values, strict=True) if not math.isfinite(v)]
+        finite, bad = series.finite, series.bad
         if finite:
             (first, begin), (last, end) = finite[0], finite[-1]
             text = f"{series.name} {panel.show(begin)} at step {first:,}"
@@ -145,7 +162,7 @@ class _Axis:
         return round(self._begin + (at - self.low) * self._scale, 1)
 
 
-def _range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
+def _range(values: Sequence[float], from_zero: bool = False) -> tuple[float, float]:
     """What the y axis spans: all values, but for rare spikes (a warm-up step, an exploding gradient) that would press
     everything else flat; those are drawn at the edge, and their hover says how large they are."""
     if not values:
@@ -154,7 +171,7 @@ def _range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
     low, high = ordered[0], ordered[-1]
     if len(ordered) >= 50:
         common_low, common_high = ordered[len(ordered) // 50], ordered[-1 - len(ordered) // 50]
-        reach = 2.0 * (common_high - common_low)
+        reach = 6.0 * (common_high - common_low)
         if reach > 0:
             low, high = max(low, common_low - reach), min(high, common_high + reach)
     if from_zero and low >= 0:
@@ -164,17 +181,27 @@ def _range(values: Sequence[float], from_zero: bool) -> tuple[float, float]:
 
 
 def _grid(panel: Panel, x: _Axis, y: _Axis) -> Iterable[str]:
-    for value in ticks(y.low, y.high):
+    marks = ticks(y.low, y.high)
+    for value, label in zip(marks, _aligned([panel.show(mark) for mark in marks]), strict=True):
         at = y(value)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
-        yield f'<text class="tick" x="{LEFT - 7}" y="{at + 3.5}" text-anchor="end">{escape(panel.show(value))}</text>'
+        yield f'<text class="tick" x="{LEFT - 7}" y="{at + 3.5}" text-anchor="end">{escape(label)}</text>'
     base = HEIGHT - BOTTOM
     yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
-    for value in ticks(x.low, x.high, 6):
+    for value in ticks(x.low, x.high, 7, least=1):
         at = x(value)
         anchor = "end" if at > WIDTH - 30 else "middle"
         yield f'<line class="axis" x1="{at}" x2="{at}" y1="{base}" y2="{base + 4}"/>'
         yield f'<text class="tick" x="{at}" y="{base + 17}" text-anchor="{anchor}">{escape(number(value))}</text>'
+
+
+def _aligned(labels: list[str]) -> list[str]:
+    """Plain numbers with equally many digits behind the point: `1.0`, `1.5`."""
+    found = [re.fullmatch(r"(-?[\d,]+)(?:\.(\d+))?( %)?", label) for label in labels]
+    places = max((len(match[2] or "") for match in found if match), default=0)
+    if not places or not all(found):
+        return labels
+    return [f"{match[1]}.{(match[2] or '').ljust(places, '0')}{match[3] or ''}" for match in found if match]
 
 
 def _line(series: Series, place: int, x: _Axis, y: _Axis) -> Iterable[str]:
@@ -186,9 +213,8 @@ def _line(series: Series, place: int, x: _Axis, y: _Axis) -> Iterable[str]:
         yield f'<path class="line s{place}" d="{_path(smooth(series.finite), x, y)}"/>'
     dots = series.finite if len(series.steps) <= 30 else [run[0] for run in runs if len(run) == 1]
     yield from (f'<circle class="dot s{place}" cx="{x(s)}" cy="{y(v)}" r="2.4"/>' for s, v in thin(dots, 60))
-    bad = [step for step, value in zip(series.steps, series.values, strict=True) if not math.isfinite(value)]
     base = HEIGHT - BOTTOM - 4
-    for at in sorted({x(step) for step in bad}):
+    for at in sorted({x(step) for step in series.bad}):
         yield f'<path class="bad" d="M{at - 3:.1f} {base - 3}l6 6m0 -6l-6 6"/>'
 
 

@@ -63,7 +63,7 @@ def view(run_dir: Path) -> dict[str, Any]:
     lacking: list[str] = []
     records = metrics.read(run_dir)
     panels = panels_of(records)
-    changing = [panel for panel in panels if len({value for line in panel.series for value in line.values}) > 1]
+    changing = [panel for panel in panels if not _constant(panel)]
     if not records:
         lacking.append(f"curves: there is no {metrics.LINES} with a whole line")
     evaluation = None
@@ -88,7 +88,7 @@ def view(run_dir: Path) -> dict[str, Any]:
         "constant": [f"{p.title} {p.show(p.series[0].values[0])}" for p in panels if p not in changing],
         "samples": [_sample(s) for s in samples[:MOST_SAMPLES] if isinstance(s, dict)],
         "samples_in_all": len(samples),
-        "config": list(settings(config or {})),
+        "config": list(settings(config)) if config else [],
         "lacking": lacking,
         "version": jaxpost.__version__,
     }
@@ -135,17 +135,33 @@ def _panel(name: str, series: Sequence[Series]) -> Panel:
     return Panel(title, tuple(series), show, from_zero)
 
 
+def _constant(panel: Panel) -> bool:
+    """Whether there is nothing to see in a drawing; NaN, being equal to nothing, is something to see."""
+    first = panel.series[0].values[0]
+    return all(value == first for line in panel.series for value in line.values)
+
+
 def _figure(panel: Panel) -> dict[str, Any]:
-    latest = []
-    for place, series in enumerate(panel.series):
-        bad = len(series.steps) - len(series.finite)
-        latest.append({
-            "place": place,
-            "name": series.name,
-            "value": panel.show(series.finite[-1][1]) if series.finite else "none finite",
-            "bad": f"{bad:,} not finite" if bad else "",
-        })  # fmt: skip
-    return {"title": panel.title, "latest": latest, "svg": Markup(curves.draw(panel))}
+    bad = [
+        f"{line.name} not finite at {len(line.bad):,} of {len(line.steps):,} steps, first at {line.bad[0]:,}"
+        for line in panel.series
+        if line.bad
+    ]
+    far_off = ""
+    if far := curves.beyond(panel):
+        ends = dict.fromkeys(panel.show(value) for value in (far[0], far[-1]))
+        far_off = f"{len(far):,} off the scale ({' to '.join(ends)})"
+    latest = [{"place": i, "name": line.name, "value": _last(line, panel)} for i, line in enumerate(panel.series)]
+    return {"title": panel.title, "latest": latest, "bad": bad, "far_off": far_off, "svg": Markup(curves.draw(panel))}
+
+
+def _last(line: Series, panel: Panel) -> str:
+    """Where a line ends; where its smoothed course does, if it is a noisy one."""
+    if not line.finite:
+        return "no finite value"
+    if curves.noisy(line.finite):
+        return f"≈ {panel.show(curves.smooth(line.finite)[-1][1])}"
+    return panel.show(line.finite[-1][1])
 
 
 def _evaluation(evaluation: table.Evaluation) -> dict[str, Any]:
@@ -195,11 +211,13 @@ def _scores(m: table.Mean) -> dict[str, Any]:
 def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     texts = {name: sample.get(name) for name in ("prompt", "before", "after", "target")}
     shown = {name: None if text is None else _clipped(str(text)) for name, text in texts.items()}
-    target = texts["target"]
-    right = {f"{name}_right": target is not None and texts[name] is not None and exact(str(texts[name]), str(target)) == 1
-             for name in ("before", "after")}  # fmt: skip
+    right = {f"{name}_right": _as_expected(texts[name], texts["target"]) for name in ("before", "after")}
     where = ", ".join(str(sample[name]) for name in ("cluster", "task") if sample.get(name))
     return shown | right | {"where": where}
+
+
+def _as_expected(answer: Any, target: Any) -> bool:
+    return answer is not None and target is not None and exact(str(answer), str(target)) == 1
 
 
 def _clipped(text: str) -> str:
@@ -215,7 +233,9 @@ def _plain(value: Any) -> str:
 def _when(times: Sequence[float]) -> str:
     if not times:
         return ""
-    begin, end = (datetime.fromtimestamp(t, UTC) for t in (min(times), max(times)))
+    begin, end = (datetime.fromtimestamp(60 * (t // 60), UTC) for t in (min(times), max(times)))
+    if begin == end:
+        return f"{begin.day} {begin:%B %Y, %H:%M} UTC"
     last = f"{end:%H:%M}" if begin.date() == end.date() else f"{end.day} {end:%B %Y, %H:%M}"
     return f"{begin.day} {begin:%B %Y, %H:%M} to {last} UTC"
 

@@ -3,9 +3,9 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Sums(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "most"))
-def row_sums(config: Decoder, weights: Tree, batch: Batch, most: int | None = None) -> Sums:
+def row_sums(config: Decoder, weights: Tree, batch: Mapping[str, Any], most: int | None = None) -> Sums:
     """One forward pass over a batch in the loader's format; `most` bounds the segments of a row, where known.
 
     Compiled once for a config and a shape of batch and weights: what is bound to the same delta before and after
@@ -118,9 +118,10 @@ class Scorer:
         """One pair a row, shifted as in training; rows that are left over are padding."""
         longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
         width = _padded(longest - 1, self.limit - 1)
-        batch = {name: np.zeros((self.rows, width), np.int32) for name in ("segments", "positions")}
-        batch |= {name: np.full((self.rows, width), self.pad, np.int32) for name in ("tokens", "targets")}
-        batch["mask"] = np.zeros((self.rows, width), np.float32)
+        shape = self.rows, width
+        batch: dict[str, np.ndarray] = {name: np.zeros(shape, np.int32) for name in ("segments", "positions")}
+        batch |= {name: np.full(shape, self.pad, np.int32) for name in ("tokens", "targets")}
+        batch["mask"] = np.zeros(shape, np.float32)
         for row, (prompt, completion) in enumerate(pairs):
             if not 0 < len(completion) < self.limit:
                 raise Fault(f"scorer: a completion has {len(completion)} tokens, but there is room for 1 to "

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxpost.faults import Fault
+from jaxpost.train.metrics import write_json
 
 FILE = "evals.json"
 GROUPS = ("trained tasks, unseen examples", "unseen tasks", "unseen clusters")
@@ -104,7 +105,7 @@ class Evaluation:
                    for m in self.summary()]  # fmt: skip
         content = {"rows": [dataclasses.asdict(row) for row in self.rows], "summary": summary, "notes": self.notes}
         path = Path(run_dir) / FILE
-        path.write_text(json.dumps(_nulls(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, _nulls(content))
         return path
 
     @classmethod
@@ -113,9 +114,7 @@ class Evaluation:
         path = Path(run_dir) / FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            rows = [{name: math.nan if value is None else value for name, value in row.items()}
-                    for row in content["rows"]]  # fmt: skip
-            return cls(tuple(Row(**row) for row in rows), tuple(content["notes"]))
+            return cls(tuple(Row(**_nans(row)) for row in content["rows"]), tuple(content["notes"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Fault(
                 f"{path}: not a before/after table ({type(error).__name__}: {error}); "
@@ -209,6 +208,10 @@ def _cells(m: Mean) -> list[Text]:
         Text(points(m.margin), "dim"),
         Text(relative(m), style),
     ]
+
+
+def _nans(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _nulls(value: Any) -> Any:

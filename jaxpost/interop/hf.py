@@ -94,7 +94,10 @@ def save(
 
 
 def _typed(config: Decoder, dtype: Any) -> Decoder:
-    name = jnp.dtype(dtype).name
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
     if name not in config_json.DTYPES:
         raise Fault(f"dtype {name}: models are loaded and saved as one of {', '.join(config_json.DTYPES)}")
     return dataclasses.replace(config, dtype=name)

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Float, Int, Tree
-from jaxpost.delta import constrain_weights, dense, einsum, take
+from jaxpost.delta import constrain_weights, dense, einsum, formed, take
 from jaxpost.kernels.attention import Cached, Rows, attention
 from jaxpost.models.remat import Remat, rematerialised
 from jaxpost.models.rope import Rope, rotate
@@ -133,8 +133,10 @@ def head(config: Decoder, weights: Tree, hidden: Float[Array, "b s d"]) -> Float
 
 
 def head_weights(config: Decoder, weights: Tree) -> dict[str, Any]:
-    """The head's own part of the tree: the tied embedding, or the separate matrix."""
-    return {"embed": weights["embed"]} if config.tied else {"head": weights["head"]}
+    """The head's own part of the tree: the tied embedding, or the separate matrix. Logits are made chunk by chunk, so
+    dense edits are added up here, once."""
+    name = "embed" if config.tied else "head"
+    return {name: formed(weights[name], jnp.dtype(config.dtype))}
 
 
 def contract_head(hidden: Float[Array, "b s d"], part: Mapping[str, Any]) -> Float[Array, "b s v"]:

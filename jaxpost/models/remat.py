@@ -16,13 +16,15 @@ _NAMES = {"most": ("qkv", "attn", "mid", "gate_up"), "attention": ("qkv", "attn"
 
 
 def rematerialised(block: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """The block of a layer scan under a policy. Forwards and backwards are separate loops there, so nothing could be
+    merged back, and the barriers that guard against it elsewhere would only be in the way."""
     if remat == "none":
         return block
     if remat == "full":
-        return jax.checkpoint(block)
+        return jax.checkpoint(block, prevent_cse=False)
     if remat == "dots":
-        return jax.checkpoint(block, policy=policies.dots_with_no_batch_dims_saveable)
-    return jax.checkpoint(block, policy=_names_and_attention(_NAMES[remat]))
+        return jax.checkpoint(block, policy=policies.dots_with_no_batch_dims_saveable, prevent_cse=False)
+    return jax.checkpoint(block, policy=_names_and_attention(_NAMES[remat]), prevent_cse=False)
 
 
 def _names_and_attention(names: tuple[str, ...]) -> Callable[..., bool]:

@@ -39,12 +39,13 @@ class Loss:
 
     `neftune` adds uniform noise of this size, over the square root of an example's length times the width, to the
     embeddings (Jain et al. 2023, https://arxiv.org/abs/2310.05914; 5 is customary). `z_loss` weighs the squared log of
-    the softmax's normaliser (1e-4 is customary).
+    the softmax's normaliser (1e-4 is customary). Logits exist for about `chunk` tokens of a device at a time.
     """
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     neftune: float = 0.0
+    chunk: int = 2048
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def make_loss(model: Decoder, config: Config) -> LossFn:
         hidden, _ = trunk(model, weights, x, rows, remat=config.train.remat)
         scale = batch["mask"] / batch["trained"]
         head = head_weights(model, weights)
-        total, losses, hits = linear_xent(contract_head, token_loss, head, hidden, batch["targets"], scale)
+        total, losses, hits = linear_xent(
+            contract_head, token_loss, head, hidden, batch["targets"], scale, config.loss.chunk
+        )
         return total, {
             "loss": jnp.sum(losses * scale),
             "accuracy": jnp.sum(hits * scale),

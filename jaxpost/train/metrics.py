@@ -14,13 +14,14 @@ from typing import Any
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto import event_pb2, summary_pb2
 
 import jaxpost
 from jaxpost.arrays import Metrics
 from jaxpost.faults import Fault
 
+_events: Any = event_pb2  # generated modules make their classes on import, unseen by type checkers
+_summaries: Any = summary_pb2
 LINES, EVENTS, FACTS = "metrics.jsonl", "tensorboard", "run.json"
 FLUSH_SECONDS = 10.0
 
@@ -71,8 +72,10 @@ class Writer:
             while line:
                 line = line[self._lines.write(line) :]
             if self._events is not None:
-                summary = Summary(value=[Summary.Value(tag=name, simple_value=v) for name, v in values.items()])
-                self._events.write_event(Event(wall_time=now, step=step, summary=summary))
+                summary = _summaries.Summary(
+                    value=[_summaries.Summary.Value(tag=name, simple_value=v) for name, v in values.items()]
+                )
+                self._events.write_event(_events.Event(wall_time=now, step=step, summary=summary))
                 if time.monotonic() - self._flushed > FLUSH_SECONDS:
                     self._events.flush()
                     self._flushed = time.monotonic()
@@ -121,8 +124,15 @@ def environment() -> dict[str, str]:
 
 def write_facts(run_dir: str | Path, facts: Mapping[str, str | int | float]) -> None:
     """RUN/run.json: what is said about a run besides its metrics; the report shows each fact as it is named here."""
-    path = Path(run_dir) / FACTS
-    _replace(path, json.dumps(dict(facts), indent=2).encode() + b"\n")
+    write_json(Path(run_dir) / FACTS, dict(facts))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A file of the run directory, written whole or not at all. A disk that is full raises `Fault`."""
+    try:
+        _replace(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    except OSError as error:
+        raise Fault(f"cannot write {path} ({error.strerror or error}); free some space or check its folder") from error
 
 
 def _parsed(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -160,7 +170,9 @@ def _events_file(directory: Path, step: int) -> EventsWriter:
     directory.mkdir(exist_ok=True)
     number = sum(1 for _ in directory.iterdir())  # two files of one second would else have one name
     events = EventsWriter(str(directory / "events"), filename_suffix=f".{number}")
-    start = SessionLog(status=SessionLog.START)  # tells TensorBoard to forget what earlier files say of these steps
-    events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+    start = _events.SessionLog(
+        status=_events.SessionLog.START
+    )  # tells TensorBoard to forget what earlier files say of these steps
+    events.write_event(_events.Event(wall_time=time.time(), step=step + 1, session_log=start))
     events.flush()
     return events

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Likelihoods against a log-softmax written out, for any batching, before and after an edit, on one device and eight."""
+"""Likelihoods against a log-softmax written out, for any batching, before and after an edit, on one device and on
+eight."""
 
 import jax
 import jax.numpy as jnp

@@ -141,3 +141,5 @@ def test_facts_are_written_whole(tmp_path):
     assert facts["tokens"] == 12 and facts["devices"] == "8 x cpu"
     assert {"jax", "jaxpost", "python"} < facts.keys()
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(Fault, match=r"cannot write .*run\.json"):
+        write_facts(tmp_path / "elsewhere", {})

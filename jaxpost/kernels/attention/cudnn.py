@@ -37,6 +37,8 @@ def _packed(q: Array, k: Array, v: Array, segments: Array, most: int) -> Array:
     # The kernel leaves padding unwritten, in the result and in the gradients: these selects keep that from spreading.
     real = (segments > 0)[..., None, None]
     q, k, v = (jnp.where(real, x, 0) for x in (q, k, v))
+    # That entry point takes the offsets of keys for offsets of queries, which differ where heads are grouped.
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     out = dot_product_attention(
         q, k, v,
         q_seqlen=lengths, kv_seqlen=lengths, q_offsets=offsets, kv_offsets=offsets,
@@ -46,11 +48,9 @@ def _packed(q: Array, k: Array, v: Array, segments: Array, most: int) -> Array:
 
 
 def lengths_and_offsets(segments: Array, most: int) -> tuple[Array, Array]:
-    """Where the segments 1, 2, ... of each row lie: lengths `[b, most]` and starts with the last end
-    `[b, most + 1]`, -1 where a row has fewer. Segments stand one behind the other from the left, padding last."""
+    """Where the segments 1, 2, ... of each row lie: lengths `[b, most]` and starts `[b, most + 1]`, -1 where a row
+    has fewer. Segments stand one behind the other from the left, padding last."""
     numbers = jnp.arange(1, most + 1, dtype=segments.dtype)
     lengths = jnp.sum(segments[:, :, None] == numbers, axis=1, dtype=jnp.int32)
-    ends = jnp.cumsum(lengths, axis=1)
-    used = lengths > 0
-    offsets = jnp.concatenate([jnp.zeros_like(ends[:, :1]), jnp.where(used, ends, -1)], axis=1)
-    return jnp.where(used, lengths, -1), offsets
+    starts = jnp.where(lengths > 0, jnp.cumsum(lengths, axis=1) - lengths, -1)
+    return jnp.where(lengths > 0, lengths, -1), jnp.pad(starts, ((0, 0), (0, 1)), constant_values=-1)

@@ -56,7 +56,8 @@ def _chunk_loss(
     logits = contract(hidden, weights).astype(jnp.float32)
     losses = token_loss(logits, targets)
     hits = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-    return jnp.sum(losses * scale), (losses, hits)
+    # As in `masked_mean`, tokens of weight zero do not matter, whatever their loss: an ignored target may be no index.
+    return jnp.sum(jnp.where(scale == 0, 0.0, losses * scale)), (losses, hits)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused head and loss is the plain one: values, gradients, and what it does not compute."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpost import delta, params, quant
+from jaxpost.kernels.linear_xent import linear_xent
+from jaxpost.losses import cross_entropy
+from jaxpost.models.decoder import contract_head
+from jaxpost.params import ParamSpec, normal
+from tests.jaxprs import equations, products
+
+B, S, D, V = 2, 7, 6, 11
+SPECS = {"head": ParamSpec((D, V), ": d : v", normal(0.5)), "embed": ParamSpec((V, D), ": v : d", normal(0.5))}
+
+
+def head(kind: str) -> tuple[Any, Any]:
+    """Trained weights, and a function from them to the head's part of the tree."""
+    name = "embed" if "tied" in kind else "head"
+    specs = {name: SPECS[name]}
+    start = params.init(specs, jax.random.key(1))
+    base = quant.quantise_tree(start, specs, quant.Int8(), (name,)) if "int8" in kind else start
+    if "lora" in kind:
+        edits = params.init(delta.Lora(2, targets=(name,))(specs), jax.random.key(2))
+        trained, fixed = delta.partition({name: edits[name].replace(b=0.3 * jnp.ones_like(edits[name].b))})
+        return trained, lambda t: delta.bind(base, delta.combine(t, fixed))
+    if "full" in kind:
+        trained = jax.tree.map(lambda w: 0.1 * jnp.sin(jnp.arange(w.size)).reshape(w.shape), start)
+        return trained, lambda t: delta.bind(base, {name: delta.Dense(t[name])})
+    return (start, lambda t: t) if "int8" not in kind else ({}, lambda t: base)
+
+
+HEADS = ("plain", "tied", "lora", "tied lora", "tied full", "int8", "int8 tied", "int8 lora", "int8 tied lora", "int8 full")
+smoothed = functools.partial(cross_entropy, label_smoothing=0.1)
+rng = np.random.default_rng(0)
+HIDDEN = jnp.asarray(rng.normal(size=(B, S, D)), jnp.float32)
+TARGETS = jnp.asarray(rng.integers(0, V, (B, S)), jnp.int32)
+SCALE = jnp.asarray(rng.integers(0, 2, (B, S)) * rng.random((B, S)), jnp.float32)
+
+
+def plain(token_loss, weights, hidden):
+    logits = contract_head(hidden, weights).astype(jnp.float32)
+    losses = token_loss(logits, TARGETS)
+    return jnp.sum(losses * SCALE), losses, (jnp.argmax(logits, -1) == TARGETS).astype(jnp.float32)
+
+
+def fused(token_loss, weights, hidden, chunk=6):
+    return linear_xent(contract_head, token_loss, weights, hidden, TARGETS, SCALE, chunk)
+
+
+def close(one, other, rtol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), one, other)
+
+
+def test_number_of_heads():
+    assert len(HEADS) == 10 and sum("lora" in kind for kind in HEADS) == 4 and sum("int8" in kind for kind in HEADS) == 5
+
+
+@pytest.mark.parametrize("token_loss", [cross_entropy, smoothed], ids=["plain", "smoothed"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_value_and_gradients(kind, token_loss):
+    """In chunks of three tokens a row, which do not divide seven."""
+    trained, whole = head(kind)
+
+    def run(f):
+        return jax.value_and_grad(lambda t, h: 1.7 * f(token_loss, whole(t), h)[0], (0, 1))(trained, HIDDEN)
+
+    close(run(fused), run(plain))
+    close(fused(token_loss, whole(trained), HIDDEN), plain(token_loss, whole(trained), HIDDEN))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 14, 2048])
+def test_any_chunk(chunk):
+    trained, whole = head("lora")
+
+    def run(f):
+        return jax.value_and_grad(lambda t, h: f(cross_entropy, whole(t), h)[0], (0, 1))(trained, HIDDEN)
+
+    close(run(functools.partial(fused, chunk=chunk)), run(plain))
+
+
+def through(kind: str, wrap) -> Any:
+    trained, whole = head(kind)
+    return [
+        jax.jit(jax.grad(wrap(lambda t, h, f=f: f(cross_entropy, whole(t), h)[0]), (0, 1)))(trained, HIDDEN)
+        for f in (fused, plain)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["plain", "int8 tied lora"])
+def test_under_checkpoint(kind):
+    close(*through(kind, jax.checkpoint))
+
+
+@pytest.mark.parametrize("kind", ["plain", "int8 tied lora"])
+def test_under_scan(kind):
+    """A gradient through a loop over microbatches."""
+
+    def repeated(f):
+        def loss(t, h):
+            return jax.lax.scan(lambda total, h: (total + f(t, h), None), 0.0, jnp.stack([h, 2 * h]))[0]
+
+        return loss
+
+    close(*through(kind, repeated))
+
+
+def test_under_vmap():
+    trained, whole = head("lora")
+    many = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), trained)
+    hidden = jnp.stack([HIDDEN, -HIDDEN])
+
+    def run(f):
+        one = jax.grad(lambda t, h: f(cross_entropy, whole(t), h)[0], (0, 1))
+        return jax.vmap(one)(many, hidden)
+
+    close(run(fused), run(plain))
+
+
+def gradient_products(f, kind: str, trained_head: bool):
+    trained, whole = head(kind)
+    if trained_head:
+        return products(jax.grad(lambda t, h: f(cross_entropy, whole(t), h)[0], (0, 1)), trained, HIDDEN)
+    return products(jax.grad(lambda h: f(cross_entropy, whole(trained), h)[0]), HIDDEN)
+
+
+@pytest.mark.parametrize("kind", ["plain", "tied", "int8", "lora", "tied lora"])
+def test_a_frozen_head_costs_no_gradient_of_it(kind):
+    weight_sized = {(D, V), (V, D)}
+    assert not weight_sized & set(gradient_products(fused, kind, trained_head=False))
+    if kind in ("plain", "tied"):
+        assert weight_sized & set(gradient_products(fused, kind, trained_head=True)), "and a trained one does"
+    if "lora" in kind:
+        assert not weight_sized & set(gradient_products(fused, kind, trained_head=True)), "the base stays frozen"
+
+
+def test_a_frozen_head_costs_nothing_in_a_checkpointed_loop_either():
+    _, whole = head("plain")
+    weights = whole(head("plain")[0])
+
+    def loss(hidden):
+        step = jax.checkpoint(lambda total, h: (total + fused(cross_entropy, weights, h)[0], None))
+        return jax.lax.scan(step, 0.0, jnp.stack([hidden, hidden]))[0]
+
+    made = products(jax.grad(loss), HIDDEN)
+    assert made and not {(D, V), (V, D)} & set(made)
+
+
+def test_the_logits_of_all_tokens_never_exist():
+    trained, whole = head("plain")
+    jaxpr = jax.make_jaxpr(jax.grad(lambda t, h: fused(cross_entropy, whole(t), h)[0], (0, 1)))(trained, HIDDEN)
+    sizes = {var.aval.size for equation in equations(jaxpr.jaxpr) for var in equation.outvars}
+    assert B * S * V not in sizes and max(sizes) < B * S * V
+
+
+def test_sixteen_bits_in_and_gradients_out_with_float32_sums():
+    trained, _ = head("plain")
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), (trained, HIDDEN))
+    value, gradients = jax.value_and_grad(lambda t, h: fused(cross_entropy, t, h)[0], (0, 1))(*half)
+    assert value.dtype == jnp.float32 and {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype("bfloat16")}
+    wide = jax.tree.map(lambda w: w.astype(jnp.float32), half)
+    wanted = jax.grad(lambda t, h: plain(cross_entropy, t, h)[0], (0, 1))(*wide)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * float(jnp.max(jnp.abs(b))))
+
+
+def test_tokens_of_weight_zero_do_not_matter_whatever_their_target():
+    trained, _ = head("plain")
+    targets = jnp.where(SCALE == 0, -100, TARGETS)
+
+    def run(targets):
+        return jax.value_and_grad(
+            lambda t, h: linear_xent(contract_head, cross_entropy, t, h, targets, SCALE, 6)[0], (0, 1)
+        )(trained, HIDDEN)
+
+    assert int(jnp.sum(SCALE == 0)) > 3
+    close(run(targets), run(TARGETS))
+
+
+def test_losses_hits_and_scale_carry_no_gradient():
+    trained, _ = head("plain")
+    for i in (1, 2):
+        gradient = jax.grad(lambda h, i=i: jnp.sum(fused(cross_entropy, trained, h)[i]))(HIDDEN)
+        assert not np.any(gradient)
+    by_scale = jax.grad(lambda s: linear_xent(contract_head, cross_entropy, trained, HIDDEN, TARGETS, s)[0])(SCALE)
+    assert not np.any(by_scale)
+
+
+def test_a_head_with_dropout():
+    """The key rides in the weights: no key no dropout, another key another value, and gradients flow."""
+    edits = {"head": delta.LowRank(jnp.ones((D, 1)), jnp.ones((1, V)), jnp.ones(()), dropout=0.5)}
+    start = params.init({"head": SPECS["head"]}, jax.random.key(1))
+
+    def loss(hidden, key):
+        return fused(cross_entropy, delta.bind(start, edits, key), jnp.abs(hidden) * jnp.arange(D))[0]
+
+    values = [jax.value_and_grad(loss)(HIDDEN, key) for key in (None, jax.random.key(0), jax.random.key(1))]
+    del values

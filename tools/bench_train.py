@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a training step is, how much memory it takes, and how long the first one takes to come.
+
+    python tools/bench_train.py --shape llama-1b --delta lora --batch 8 --seq 2048 --remat none
+
+One JSON line a setting: medians over --steps steps behind --warmup ones, random weights and tokens, the very step
+that `jaxpost train` runs. Several values of --remat or --delta, separated by commas, are measured one after the other.
+"""
+
+import time
+
+STARTED = time.monotonic()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import statistics  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxpost import params  # noqa: E402
+from jaxpost.delta import Full, Lora  # noqa: E402
+from jaxpost.models import decoder  # noqa: E402
+from jaxpost.models.presets import PRESETS  # noqa: E402
+from jaxpost.recipes import sft  # noqa: E402
+from jaxpost.recipes.assembly import assemble  # noqa: E402
+from jaxpost.recipes.run import place  # noqa: E402
+from jaxpost.shard import make_mesh, shardings  # noqa: E402
+
+
+def batch_of(rows: int, length: int, vocab: int, segments: int) -> dict[str, np.ndarray]:
+    """Random full rows of `segments` examples of equal length, every token trained."""
+    rng = np.random.default_rng(0)
+    size = length // segments
+    place = np.arange(segments * size)
+    pad = length - len(place)
+    row = {"segments": np.pad(place // size + 1, (0, pad)), "positions": np.pad(place % size, (0, pad))}
+    batch = {name: np.tile(x.astype(np.int32), (rows, 1)) for name, x in row.items()}
+    batch["tokens"] = rng.integers(0, vocab, (rows, length), dtype=np.int32)
+    batch["targets"] = np.roll(batch["tokens"], -1, axis=1)
+    batch["mask"] = (batch["segments"] > 0).astype(np.float32)
+    return batch
+
+
+def measure(options: argparse.Namespace, delta: str, remat: str, started: float) -> dict[str, object]:
+    model = PRESETS[options.shape]
+    kind = Lora(rank=options.rank, alpha=2.0 * options.rank) if delta == "lora" else Full()
+    config = sft.Config(
+        run="",
+        model=sft.Fresh(model, tokenizer=""),
+        delta=kind,
+        batches=sft.Batches(options.batch, options.seq, packing="pack" if options.segments > 1 else "none"),
+        train=sft.Training(remat=remat, microbatches=options.microbatches),
+    )
+    mesh = make_mesh(config.train.mesh)
+    with jax.set_mesh(mesh):
+        assembly = assemble(model, kind, config.optim, 1000, mesh)
+        specs = params.filled(decoder.specs(model))
+        draw = jax.jit(lambda key: params.init(specs, key), out_shardings=shardings(specs, mesh))
+        state, fixed = assembly.make(jax.random.key(1))
+        frozen = {"base": draw(jax.random.key(0)), "fixed": fixed}
+        jax.block_until_ready((state, frozen))
+        built = time.monotonic()
+        program = sft.programs(config, assembly)["step"]
+        lowered = program.call.lower(*program.arguments)
+        traced = time.monotonic()
+        step = lowered.compile()
+        compiled = time.monotonic()
+        batch = place(batch_of(options.batch, options.seq, model.vocab, options.segments), mesh)
+        key = jax.device_put(jax.random.key(0), program.arguments[-1].sharding)
+        times = []
+        first = 0.0
+        for number in range(options.warmup + options.steps):
+            begun = time.monotonic()
+            state, metrics = step(state, frozen, batch, key)
+            jax.block_until_ready(metrics)
+            times.append(time.monotonic() - begun)
+            first = first or time.monotonic() - started
+        loss = float(metrics["loss"])
+    median = statistics.median(times[options.warmup :])
+    tokens = options.batch * options.seq
+    stats = jax.devices()[0].memory_stats() or {}
+    analysis = step.memory_analysis()
+    planned = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return {
+        "shape": options.shape,
+        "delta": delta,
+        "rank": options.rank if delta == "lora" else None,
+        "remat": remat,
+        "batch": options.batch,
+        "seq": options.seq,
+        "segments": options.segments,
+        "device": jax.devices()[0].device_kind,
+        "devices": mesh.size,
+        "tokens_per_second": round(tokens / median),
+        "step_ms": round(1e3 * median, 2),
+        "spread_ms": [round(1e3 * t, 2) for t in (min(times[options.warmup :]), max(times[options.warmup :]))],
+        "model_tflops": round(assembly.flops_per_token * tokens / median / 1e12, 1),
+        "peak_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 2),
+        "program_gib": round((planned - analysis.alias_size_in_bytes) / 2**30, 2),
+        "build_s": round(built - started, 2),
+        "trace_s": round(traced - built, 2),
+        "compile_s": round(compiled - traced, 2),
+        "first_step_s": round(first, 2),
+        "loss": round(loss, 4),
+        "finite": bool(jnp.isfinite(loss)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=PRESETS, default="llama-1b")
+    parser.add_argument("--delta", default="lora", help="lora, full, or both separated by a comma")
+    parser.add_argument("--remat", default="none", help="none, dots, most, attention, full; several with commas")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seq", type=int, default=2048)
+    parser.add_argument("--segments", type=int, default=1, help="examples packed into each row")
+    parser.add_argument("--microbatches", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3)
+    options = parser.parse_args()
+    started = STARTED
+    for delta in options.delta.split(","):
+        for remat in options.remat.split(","):
+            try:
+                print(json.dumps(measure(options, delta, remat, started)), flush=True)
+            except Exception as error:  # one setting that runs out of memory must not hide the others
+                text = str(error).splitlines()[0][:300]
+                print(json.dumps({"delta": delta, "remat": remat, "error": text}), flush=True)
+            started = time.monotonic()
+
+
+if __name__ == "__main__":
+    main()
