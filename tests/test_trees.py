@@ -72,5 +72,8 @@ def test_a_path_is_the_same_through_dicts_and_fields():
 
 def test_summary_tells_shape_type_and_bytes():
     lines = trees.summary({"a": jnp.ones((300, 4), jnp.bfloat16), "b": {"c": jnp.ones(())}, "d": None}).splitlines()
-    assert [line.split() for line in lines] == [["a", "300x4", "bfloat16", "2,400", "B"], ["b/c", "scalar", "float32", "4", "B"]]
+    assert [line.split() for line in lines] == [
+        ["a", "300x4", "bfloat16", "2,400", "B"],
+        ["b/c", "scalar", "float32", "4", "B"],
+    ]
     assert trees.summary({}) == ""

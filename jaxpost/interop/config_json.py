@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpost.faults import Fault
+from jaxpost.interop.names import BIASES
 from jaxpost.models.decoder import Decoder
 from jaxpost.models.rope import Rope
 
@@ -27,15 +28,6 @@ _FIXED: Mapping[str, Any] = {
     "quantization_config": None,
     "partial_rotary_factor": 1.0,
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a config.json says: the decoder, and which biases its checkpoint holds."""
-
-    config: Decoder
-    attention_bias: bool
-    mlp_bias: bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ class _Fields:
             raise self.fault(name, f"the decoder can only serve {json.dumps(value)}")
 
 
-def read(directory: Path) -> Source:
+def read(directory: Path) -> Decoder:
     """The decoder of a Llama directory, or of a Mistral one without a sliding window, which is the same function."""
     fields = _open(directory)
     for name, value in _FIXED.items():
@@ -90,7 +82,7 @@ def read(directory: Path) -> Source:
     if head_size % 2:
         raise fields.fault("head_dim", f"rotary embeddings need an even head size, not {head_size}")
     max_length = fields.size("max_position_embeddings")
-    config = Decoder(
+    return Decoder(
         vocab=fields.size("vocab_size"),
         d=d,
         layers=fields.size("num_hidden_layers"),
@@ -101,10 +93,10 @@ def read(directory: Path) -> Source:
         rope=_rope(fields, max_length),
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         tied=fields.flag("tie_word_embeddings"),
+        biases=tuple(name for flag, names in BIASES.items() if fields.flag(flag) for name in names),
         max_length=max_length,
         dtype=_dtype(fields),
     )
-    return Source(config, fields.flag("attention_bias"), fields.flag("mlp_bias"))
 
 
 def _open(directory: Path) -> _Fields:
@@ -162,7 +154,7 @@ def _rope(fields: _Fields, max_length: int) -> Rope:
     return rope
 
 
-def write(directory: Path, config: Decoder, attention_bias: bool, mlp_bias: bool, extra: Mapping[str, Any]) -> None:
+def write(directory: Path, config: Decoder, extra: Mapping[str, Any]) -> None:
     """A config.json that both versions read alike. Values that only training there would use are their defaults."""
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope.factor != 1.0:
@@ -184,8 +176,7 @@ def write(directory: Path, config: Decoder, attention_bias: bool, mlp_bias: bool
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_size,
         "hidden_act": "silu",
-        "attention_bias": attention_bias,
-        "mlp_bias": mlp_bias,
+        **{flag: any(name in config.biases for name in names) for flag, names in BIASES.items()},
         "max_position_embeddings": config.max_length,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope.theta,

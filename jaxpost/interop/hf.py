@@ -20,7 +20,7 @@ from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.delta import dense
 from jaxpost.faults import Fault
 from jaxpost.interop import config_json, weights
-from jaxpost.interop.names import ATTENTION_BIASES, IGNORED, LLAMA, MLP_BIASES, names, read_into, shape, stored
+from jaxpost.interop.names import BIASES, IGNORED, LLAMA, names, read_into, shape, stored
 from jaxpost.models.decoder import Decoder, specs
 from jaxpost.params import ParamSpec
 
@@ -29,7 +29,7 @@ SHARD_BYTES = 5 * 10**9
 
 def read_config(directory: str | Path) -> Decoder:
     """The decoder that a directory's config.json describes. A field that the decoder cannot honour is a `Fault`."""
-    return config_json.read(Path(directory)).config
+    return config_json.read(Path(directory))
 
 
 def load(directory: str | Path, dtype: Any = None, shardings: Tree | None = None) -> tuple[Decoder, dict[str, Any]]:
@@ -37,16 +37,13 @@ def load(directory: str | Path, dtype: Any = None, shardings: Tree | None = None
 
     Each parameter is assembled on the host from one stored tensor at a time and then placed: as `shardings` says (a
     tree like the model's specs), on the default device otherwise. So the host never holds more than one parameter and
-    one tensor above what stays there. Bias slots are filled where config.json says that there are biases.
+    one tensor above what stays there.
     """
     directory = Path(directory)
-    source = config_json.read(directory)
-    config = source.config if dtype is None else _typed(source.config, dtype)
-    absent = () if source.attention_bias else ATTENTION_BIASES
-    absent += () if source.mlp_bias else MLP_BIASES
-    absent += ("head",) if config.tied else ()
+    config = config_json.read(directory)
+    config = config if dtype is None else _typed(config, dtype)
     flat_specs = trees.flatten(specs(config))
-    wanted = {path: spec for path, spec in flat_specs.items() if path not in absent}
+    wanted = {path: spec for path, spec in flat_specs.items() if not spec.optional}
     places = dict.fromkeys(wanted) if shardings is None else trees.flatten(shardings)
     if shardings is not None and (lost := [path for path in wanted if places.get(path) is None]):
         raise ValueError(f"shardings say nothing about {_listed(lost)}; make them from all of the model's specs")
@@ -75,7 +72,7 @@ def save(
     stood there as it was. Other files of a model directory that is replaced (a tokenizer, a chat template) stay.
     """
     directory = Path(directory).resolve()
-    config = _typed(config, config.dtype if dtype is None else dtype)
+    config = _with_biases(_typed(config, config.dtype if dtype is None else dtype), params)
     leaves = _leaves(config, params)
     if directory.exists() and not ((directory / config_json.CONFIG).is_file() or _is_empty(directory)):
         raise Fault(f"{directory}: exists and holds no model; save into a new or empty directory, or over a model")
@@ -101,6 +98,14 @@ def _typed(config: Decoder, dtype: Any) -> Decoder:
     if name not in config_json.DTYPES:
         raise Fault(f"dtype {name}: models are loaded and saved as one of {', '.join(config_json.DTYPES)}")
     return dataclasses.replace(config, dtype=name)
+
+
+def _with_biases(config: Decoder, params: Tree) -> Decoder:
+    """The config of the checkpoint: where one bias of a kind is filled, all of them are written."""
+    filled = {path.rsplit("/")[-1].removesuffix("_bias") for path, leaf in trees.flatten(params).items() if leaf is not None
+              and path.endswith("_bias")}  # fmt: skip
+    kinds = [names for names in BIASES.values() if filled & {*names}]
+    return dataclasses.replace(config, biases=tuple(name for names in kinds for name in names))
 
 
 def _check(checkpoint: weights.Checkpoint, wanted: Mapping[str, ParamSpec], tied: bool) -> None:
@@ -154,12 +159,12 @@ def _place(array: np.ndarray, sharding: Any) -> jax.Array:
 
 
 def _leaves(config: Decoder, params: Tree) -> dict[str, Any]:
-    """The leaves by path, checked against the specs; empty bias slots of a kind that has filled ones are `None`."""
-    known = {path: spec for path, spec in trees.flatten(specs(config)).items() if path != "head" or not config.tied}
+    """The leaves by path, checked against the specs; biases that a checkpoint needs and the model lacks are `None`."""
+    known = {path: spec for path, spec in trees.flatten(specs(config)).items() if not spec.optional}
     leaves = {path: leaf for path, leaf in trees.flatten(params).items() if leaf is not None}
     shapes = {path: jax.eval_shape(lambda w: dense(w), leaf).shape for path, leaf in leaves.items() if path in known}
     faults = {
-        "missing": [path for path, spec in known.items() if not spec.optional and path not in leaves],
+        "missing": [path for path, spec in known.items() if path not in leaves and not path.endswith("_bias")],
         "without a place there": [path for path in leaves if path not in known],
         "of another shape than the config says": [
             f"{path} {list(found)} instead of {list(known[path].shape)}"
@@ -169,8 +174,7 @@ def _leaves(config: Decoder, params: Tree) -> dict[str, Any]:
     }
     if said := _said(faults):
         raise Fault(f"the parameters do not make a Hugging Face Llama: {said}")
-    filled = {path for kind in (ATTENTION_BIASES, MLP_BIASES) if any(p in leaves for p in kind) for path in kind}
-    return {path: leaves.get(path) for path in known if path in leaves or path in filled}
+    return {path: leaves.get(path) for path in known}
 
 
 def _write(
@@ -181,8 +185,7 @@ def _write(
     if tokenizer is not None:
         tokenizer.save(directory)
         extra = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos}
-    attention_bias, mlp_bias = ATTENTION_BIASES[0] in leaves, MLP_BIASES[0] in leaves
-    config_json.write(directory, config, attention_bias, mlp_bias, extra)
+    config_json.write(directory, config, extra)
     shapes = {name: shape(path, flat_specs[path]) for path in leaves for name in names(path, flat_specs[path])}
     weights.write(directory, shapes, np.dtype(config.dtype), _tensors(leaves, flat_specs), shard_bytes)
 

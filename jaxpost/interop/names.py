@@ -36,8 +36,8 @@ LLAMA = {
     "head": "lm_head.weight",
 }
 
-ATTENTION_BIASES = tuple(path for path in LLAMA if path.startswith("layers/attn/") and path.endswith("_bias"))
-MLP_BIASES = tuple(path for path in LLAMA if path.startswith("layers/mlp/") and path.endswith("_bias"))
+# A checkpoint has all the biases of a kind or none.
+BIASES = {"attention_bias": ("q", "k", "v", "o"), "mlp_bias": ("gate", "up", "down")}
 
 # Looked up by row: it lies as it does here.
 _TABLES = {"embed"}

@@ -28,7 +28,8 @@ from jaxpost.shard import RULES, Rules, constrain
 class Decoder:
     """Sizes and choices of a decoder; everything else follows from them. Static: it may be a jit argument.
 
-    `dtype` is the type of the weights and of the computation; softmax, norms and losses are in float32 whatever it is.
+    `biases` names the weights that have one (`("q", "k", "v")` in Qwen 2); the others' bias slots are empty until an
+    edit fills them. `dtype` is the type of the weights and of the computation; softmax, norms and losses are in float32 whatever it is.
     """
 
     vocab: int
@@ -41,6 +42,7 @@ class Decoder:
     rope: Rope = Rope()
     norm_eps: float = 1e-5
     tied: bool = False
+    biases: tuple[str, ...] = ()
     max_length: int = 8192
     dtype: str = "float32"
 
@@ -56,8 +58,8 @@ def specs(config: Decoder) -> dict[str, Any]:
         shape = tuple(size[letter] for letter in dims.replace(":", " ").split())
         return ParamSpec(shape, dims, init or normal(0.02), dtype, optional)
 
-    def bias(dims: str) -> ParamSpec:
-        return spec(dims, constant(0.0), optional=True)
+    def bias(name: str, dims: str) -> ParamSpec:
+        return spec(dims, constant(0.0), optional=name not in c.biases)
 
     ones = constant(1.0)
     return {
@@ -69,19 +71,19 @@ def specs(config: Decoder) -> dict[str, Any]:
                 "k": spec("l : d : k h"),
                 "v": spec("l : d : k h"),
                 "o": spec("l : n h : d", normal(depth_scaled)),
-                "q_bias": bias("l : : n h"),
-                "k_bias": bias("l : : k h"),
-                "v_bias": bias("l : : k h"),
-                "o_bias": bias("l : : d"),
+                "q_bias": bias("q", "l : : n h"),
+                "k_bias": bias("k", "l : : k h"),
+                "v_bias": bias("v", "l : : k h"),
+                "o_bias": bias("o", "l : : d"),
             },
             "mlp_norm": spec("l : : d", ones),
             "mlp": {
                 "gate": spec("l : d : f"),
                 "up": spec("l : d : f"),
                 "down": spec("l : f : d", normal(depth_scaled)),
-                "gate_bias": bias("l : : f"),
-                "up_bias": bias("l : : f"),
-                "down_bias": bias("l : : d"),
+                "gate_bias": bias("gate", "l : : f"),
+                "up_bias": bias("up", "l : : f"),
+                "down_bias": bias("down", "l : : d"),
             },
         },
         "norm": spec(": : d", ones),

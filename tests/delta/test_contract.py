@@ -103,3 +103,13 @@ def test_constraining_one_layers_weights_changes_no_number_and_no_form():
     assert jax.tree.structure(done) == jax.tree.structure(weights)
     assert done["w"].w.sharding.spec[-1] == "tensor" and done["w"].edit.b.sharding.spec[-1] == "tensor"
     np.testing.assert_array_equal(done["w"].w, weights["w"].w)
+
+
+def test_a_weight_under_dense_edits_is_formed_once_and_any_other_left_alone():
+    w = jnp.ones((3, 4), jnp.bfloat16)
+    stacked = delta.Bound(delta.Bound(w, Dense(jnp.ones((3, 4)))), Dense(jnp.full((3, 4), 2.0)))
+    np.testing.assert_array_equal(delta.formed(stacked, jnp.float32), np.full((3, 4), 4.0))
+    low = delta.Bound(w, delta.LowRank(jnp.ones((3, 1)), jnp.ones((1, 4)), jnp.ones(())))
+    over = delta.Bound(low, Dense(jnp.ones((3, 4))))
+    assert delta.formed(w, jnp.float32) is w and delta.formed(low, jnp.float32) is low
+    assert delta.formed(over, jnp.float32) is over, "the factors keep their faster way"

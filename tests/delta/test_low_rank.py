@@ -34,7 +34,9 @@ def test_default_targets_are_the_matrices_of_the_layers():
     assert {path.rsplit("/", 1)[-1] for path in delta.Lora()(SPECS)} == {"q", "k", "v", "o", "gate", "up", "down"}
 
 
-@pytest.mark.parametrize("rank, alpha, stable, scale", [(4, 8.0, False, 2.0), (16, 8.0, True, 2.0), (1, 3.0, False, 3.0)])
+@pytest.mark.parametrize(
+    "rank, alpha, stable, scale", [(4, 8.0, False, 2.0), (16, 8.0, True, 2.0), (1, 3.0, False, 3.0)]
+)
 def test_scale(rank, alpha, stable, scale):
     lora = delta.Lora(rank, alpha, ("q",), rank_stabilised=stable)(SPECS)
     start = params.init(lora, jax.random.key(0))["layers/attn/q"]

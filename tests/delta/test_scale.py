@@ -42,8 +42,9 @@ def test_by_hand():
 
 def test_the_weight_is_never_touched():
     w = delta.Bound(jnp.ones((7, 5)), Scale(jnp.ones((1, 5)), "out"))
-    sizes = [e.outvars[0].aval.shape for e in jax.make_jaxpr(lambda w, x: delta.einsum("bsd,df->bsf", x, w))(
-        w, jnp.ones((2, 3, 7))
-    ).jaxpr.eqns]
+    sizes = [
+        e.outvars[0].aval.shape
+        for e in jax.make_jaxpr(lambda w, x: delta.einsum("bsd,df->bsf", x, w))(w, jnp.ones((2, 3, 7))).jaxpr.eqns
+    ]
     assert (7, 5) not in sizes
     assert products(lambda w, x: delta.einsum("bsd,df->bsf", x, w), w, jnp.ones((2, 3, 7))) == [(2, 3, 5)]

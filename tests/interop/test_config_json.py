@@ -15,7 +15,7 @@ SMALL = Decoder(vocab=48, d=16, layers=3, heads=4, kv_heads=2, head_size=6, ffn=
 
 @pytest.fixture
 def model(tmp_path):
-    config_json.write(tmp_path, SMALL, attention_bias=False, mlp_bias=False, extra={})
+    config_json.write(tmp_path, SMALL, extra={})
     return tmp_path
 
 
@@ -27,10 +27,11 @@ def edit(directory, **fields):
 
 
 @pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, tied=True, dtype="bfloat16", norm_eps=3e-6)])
-@pytest.mark.parametrize("attention_bias, mlp_bias", [(False, True), (True, False)])
-def test_what_is_written_is_read(tmp_path, config, attention_bias, mlp_bias):
-    config_json.write(tmp_path, config, attention_bias, mlp_bias, {"eos_token_id": 2})
-    assert config_json.read(tmp_path) == config_json.Source(config, attention_bias, mlp_bias)
+@pytest.mark.parametrize("biases", [(), ("q", "k", "v", "o"), ("gate", "up", "down")])
+def test_what_is_written_is_read(tmp_path, config, biases):
+    config = dataclasses.replace(config, biases=biases)
+    config_json.write(tmp_path, config, {"eos_token_id": 2})
+    assert config_json.read(tmp_path) == config
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}

@@ -29,7 +29,11 @@ def small(tied: bool = False, dtype: str = "float32") -> Decoder:
 
 def biases(specs: Any) -> dict[str, Insert]:
     """Fills every bias slot."""
-    return {path: Insert(replace(spec, optional=False)) for path, spec in trees.flatten(specs).items() if path.endswith("_bias")}
+    return {
+        path: Insert(replace(spec, optional=False))
+        for path, spec in trees.flatten(specs).items()
+        if path.endswith("_bias")
+    }
 
 
 def ends(specs: Any) -> tuple[str, ...]:
@@ -55,7 +59,9 @@ def base_of(config: Decoder, kind: str) -> Any:
     """Weights large enough that every one of them matters to the logits."""
     specs = decoder.specs(config)
     weights = jax.tree.map(lambda w: w * 8 if w.ndim > 1 else w, params.init(specs, jax.random.key(0)))
-    return quant.quantise_tree(weights, specs, quant.Int8(), ("layers/*", "head", "embed")) if kind == "int8" else weights
+    return (
+        quant.quantise_tree(weights, specs, quant.Int8(), ("layers/*", "head", "embed")) if kind == "int8" else weights
+    )
 
 
 def stack_of(config: Decoder, name: str, fresh: bool = False) -> list[dict[str, Any]]:

@@ -211,6 +211,8 @@ def test_only_what_is_not_fixed_meets_the_gradient(case):
     again = delta.combine(trainable, fixed)
     assert jax.tree.structure(again) == jax.tree.structure(edits)
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(edits), strict=True))
-    gradients = jax.grad(lambda t: jnp.sum(delta.dense(bound(case.params(), [delta.combine(t, fixed)])["w"])))(trainable)
+    gradients = jax.grad(lambda t: jnp.sum(delta.dense(bound(case.params(), [delta.combine(t, fixed)])["w"])))(
+        trainable
+    )
     assert jax.tree.structure(gradients) == jax.tree.structure(trainable)
     assert all(np.any(wide(leaf)) for leaf in jax.tree.leaves(gradients))

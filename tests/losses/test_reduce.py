@@ -31,7 +31,8 @@ def test_parts_add_up_however_they_are_cut(seed, cuts):
     denominator = float(max(1, mask.sum()))
     edges = [0, *sorted(cuts), 12]
     parts = [
-        masked_mean(jnp.asarray(x[a:b]), jnp.asarray(mask[a:b]), denominator) for a, b in zip(edges, edges[1:], strict=False)
+        masked_mean(jnp.asarray(x[a:b]), jnp.asarray(mask[a:b]), denominator)
+        for a, b in zip(edges, edges[1:], strict=False)
     ]
     np.testing.assert_allclose(sum(parts), masked_mean(jnp.asarray(x), jnp.asarray(mask)), atol=1e-5)
     order = rng.permutation(12)

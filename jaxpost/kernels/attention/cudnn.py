@@ -51,6 +51,6 @@ def lengths_and_offsets(segments: Array, most: int) -> tuple[Array, Array]:
     """Where the segments 1, 2, ... of each row lie: lengths `[b, most]` and starts `[b, most + 1]`, -1 where a row
     has fewer. Segments stand one behind the other from the left, padding last."""
     numbers = jnp.arange(1, most + 1, dtype=segments.dtype)
-    lengths = jnp.sum(segments[:, :, None] == numbers, axis=1, dtype=jnp.int32)
+    lengths = jnp.sum(segments[:, :, None] == numbers[None, None], axis=1, dtype=jnp.int32)
     starts = jnp.where(lengths > 0, jnp.cumsum(lengths, axis=1) - lengths, -1)
     return jnp.where(lengths > 0, lengths, -1), jnp.pad(starts, ((0, 0), (0, 1)), constant_values=-1)

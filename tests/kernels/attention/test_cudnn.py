@@ -15,12 +15,10 @@ from jaxpost.kernels.dispatch import Unsupported
 
 
 def places(lengths: list[int], most: int) -> tuple[list[int], list[int]]:
-    """Lengths and offsets of one row, written down one segment at a time."""
-    offsets = [0]
-    for length in lengths:
-        offsets.append(offsets[-1] + length)
+    """Lengths and starts of one row, written down one segment at a time."""
+    starts = [sum(lengths[:i]) for i in range(len(lengths))]
     unused = [-1] * (most - len(lengths))
-    return lengths + unused, offsets + unused
+    return lengths + unused, [*starts, *unused, -1]
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
