@@ -111,13 +111,32 @@ def chat(run: Positional[str], max_new: int = 128, temperature: float = 0.7, top
         turns.append({"role": "assistant", "content": written.strip()})
 
 
-def evaluate(run: Positional[str], examples: int = 50, tasks: tuple[str, ...] = (), best: bool = False) -> None:
-    """Score a run's model against its base on the built-in tasks, grouped by what the run has trained on."""
-    from jaxpost.recipes import trained
-    from jaxpost.recipes.review import compare
+def evaluate(
+    run: Positional[str], examples: int = 50, clusters: tuple[str, ...] = (), every_task: bool = False, best: bool = False
+) -> None:
+    """Score a run's model beside its base on the built-in tasks; a run's own held-out tasks are told apart."""
+    from dataclasses import replace
 
-    console = Console(highlight=False)
-    console.print(compare(trained.read(run, best), Path(run), examples, tasks))
+    from jaxpost.evals import table
+    from jaxpost.recipes import trained
+    from jaxpost.recipes.corpus import Tasks
+    from jaxpost.recipes.review import compared, measure, suites
+    from jaxpost.train.progress import status
+
+    with status(f"reading {run}"):
+        model = trained.read(run, best)
+    corpus = model.config.data if isinstance(getattr(model.config, "data", None), Tasks) else Tasks()
+    parts = [p for p in suites(replace(corpus, only=()), examples) if not clusters or p.task.cluster in clusters]
+    if not parts:
+        raise Fault(f"no cluster is named {clusters[0]!r}; {nearest(clusters[0], {t.cluster for t in corpus.all()})}")
+    scores = []
+    for name, weights in (("the base", model.base), ("the tuned model", model.weights)):
+        if weights is model.base or model.delta:
+            with status(f"measuring {name}"):
+                found, notes = measure(parts, model.model, model.tokenizer, weights, 32)
+            scores.append(found)
+    evaluation = table.Evaluation(compared(parts, scores[0], scores[-1]), tuple(notes))
+    Console(highlight=False).print(table.render(evaluation, every_task))
 
 
 def export(run: Positional[str], out: Positional[Path], to: Literal["hf"] = "hf", dtype: str = "", best: bool = False) -> None:

@@ -51,6 +51,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         model=sft.Fresh(model, tokenizer=""),
         delta=kind,
         batches=sft.Batches(options.batch, options.seq, packing="pack" if options.segments > 1 else "none"),
+        loss=sft.Loss(chunk=options.chunk),
         train=sft.Training(remat=remat, microbatches=options.microbatches),
     )
     mesh = make_mesh(config.train.mesh)
@@ -91,6 +92,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         "batch": options.batch,
         "seq": options.seq,
         "segments": options.segments,
+        "chunk": options.chunk,
         "device": jax.devices()[0].device_kind,
         "devices": mesh.size,
         "tokens_per_second": round(tokens / median),
@@ -118,6 +120,7 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=2048)
     parser.add_argument("--segments", type=int, default=1, help="examples packed into each row")
     parser.add_argument("--microbatches", type=int, default=1)
+    parser.add_argument("--chunk", type=int, default=2048, help="tokens whose logits exist at a time")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3)
     options = parser.parse_args()

@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 
 from jaxpost.data import nano, sources
 from jaxpost.data.mixtures import Division, Mixture, Proportional, Temperature, Weights, split_tasks
+from jaxpost.data.tasks import Task
 from jaxpost.data.tokens import TokenRows
-from jaxpost.faults import Fault
+from jaxpost.faults import Fault, nearest
 
 
 class Corpus(Protocol):
@@ -38,9 +39,17 @@ class Tasks:
     def columns(self) -> None:
         return None
 
+    def all(self) -> tuple[Task, ...]:
+        """The tasks of the clusters asked for, and of those held out."""
+        clusters = {task.cluster for task in nano.TASKS.values()}
+        for name in self.only:
+            if name not in clusters:
+                raise Fault(f"data.only: no cluster {name!r}; {nearest(name, clusters)}")
+        wanted = {*self.only, *self.held_out_clusters} if self.only else clusters
+        return tuple(task for task in nano.TASKS.values() if task.cluster in wanted)
+
     def division(self) -> Division:
-        chosen = [t for t in nano.TASKS.values() if not self.only or t.cluster in {*self.only, *self.held_out_clusters}]
-        return split_tasks(chosen, self.held_out_tasks, self.held_out_clusters)
+        return split_tasks(self.all(), self.held_out_tasks, self.held_out_clusters)
 
     def training(self, seed: int) -> Mixture:
         return Mixture(self.division().train, self.weighting, self.templates, "train", seed)

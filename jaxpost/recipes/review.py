@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from jaxpost.evals.score import Scorer
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes.corpus import Corpus, Tasks
 from jaxpost.sample import Sampling, generate
+from jaxpost.train.metrics import write_json
 from jaxpost.train.progress import status
 
 BEFORE, GENERATIONS = "before.json", "generations.json"
@@ -47,7 +48,7 @@ class Suite:
     examples: tuple[Example, ...]
 
 
-def parts(corpus: Corpus, examples: int) -> tuple[Suite, ...]:
+def suites(corpus: Corpus, examples: int) -> tuple[Suite, ...]:
     """Trained tasks, tasks held out and clusters held out, their test rows worded by every template in turn. Corpora
     without tasks have none: what is measured of them is the loss on held-out rows."""
     if not isinstance(corpus, Tasks) or not examples:
@@ -76,6 +77,8 @@ def measure(
     if closed:
         questions = [question(tokenizer, example) for part in closed for example in part.examples]
         ranking = rank(questions, scorer.over(weights))
+        if ranking.cut:
+            notes.append(f"{ranking.cut} prompts were longer than {scorer.limit} tokens and lost their beginning.")
         right = [c.normalised == q.answer for c, q in zip(ranking.choices, questions, strict=True)]
         for part, hits in zip(closed, _split(right, closed), strict=True):
             scores[part.task.name] = sum(hits) / len(hits)
@@ -86,6 +89,23 @@ def measure(
         judged = [judge(a, example.target) for a, example in zip(written, part.examples, strict=True)]
         scores[part.task.name] = sum(judged) / len(judged)
     return scores, notes
+
+
+def compared(parts: Sequence[Suite], before: Mapping[str, float], after: Mapping[str, float]) -> tuple[table.Row, ...]:
+    """The rows of the table, of the tasks that have a score."""
+    return tuple(
+        table.Row(
+            part.group,
+            part.task.cluster,
+            part.task.name,
+            part.task.metric,
+            before.get(part.task.name, math.nan),
+            after[part.task.name],
+            len(part.examples),
+        )
+        for part in parts
+        if part.task.name in after
+    )
 
 
 def answer(
@@ -117,7 +137,7 @@ class Reviewing:
 
     def __init__(self, review: Review, corpus: Corpus, directory: Path, config: Decoder, tokenizer: Tokenizer):
         self._review, self._directory, self._config, self._tokenizer = review, directory, config, tokenizer
-        self._parts = parts(corpus, review.examples)
+        self._parts = suites(corpus, review.examples)
         self._samples = self._chosen(corpus)
         self._console = Console(quiet=jax.process_index() > 0, highlight=False)
 
@@ -131,25 +151,13 @@ class Reviewing:
         with status("measuring the model after training", self._console):
             now = self._look(weights)
         before = self._read(BEFORE) or {"scores": {}, "answers": [""] * len(self._samples), "notes": []}
-        rows = [
-            table.Row(
-                part.group,
-                part.task.cluster,
-                part.task.name,
-                part.task.metric,
-                before["scores"].get(part.task.name, math.nan),
-                now["scores"][part.task.name],
-                len(part.examples),
-            )
-            for part in self._parts
-            if part.task.name in now["scores"]
-        ]
+        rows = compared(self._parts, before["scores"], now["scores"])
         samples = [
             {"prompt": example.prompt, "target": example.target, "before": old, "after": new, "task": example.task}
             for example, old, new in zip(self._samples, before["answers"], now["answers"], strict=True)
         ]
         self._write(GENERATIONS, samples)
-        evaluation = table.Evaluation(tuple(rows), tuple(now["notes"]))
+        evaluation = table.Evaluation(rows, tuple(now["notes"]))
         if jax.process_index() == 0:
             if rows:
                 evaluation.save(self._directory)
@@ -198,7 +206,7 @@ class Reviewing:
     def _write(self, name: str, content: Any) -> None:
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
-            (self._directory / name).write_text(json.dumps(content, indent=1) + "\n")
+            write_json(self._directory / name, content)
 
     def _read(self, name: str) -> Any:
         path = self._directory / name

@@ -3,7 +3,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from jaxpost import delta, shard
 from jaxpost.arrays import Batch, Metrics, Tree
-from jaxpost.data.loader import Loader, counts_of, join
+from jaxpost.data.loader import Counts, Loader, counts_of, join
 from jaxpost.data.packing import Overlong
 from jaxpost.data.prefetch import Prefetch
 from jaxpost.data.tokenizers import Tokenizer, TrainOn
@@ -96,6 +97,16 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
     return Data(Prefetch(loader), loader, steps, lambda: Loader(kept, tokenizer, seed=None, epochs=1, **options))
 
 
+def check(config: Any, mesh: Mesh) -> None:
+    """That a batch can be cut as the config says, before anything is read."""
+    rows, parts, devices = config.batches.rows, config.train.microbatches, mesh.shape["data"] * mesh.shape["fsdp"]
+    if parts < 1 or rows % (parts * devices):
+        raise Fault(
+            f"batches.rows is {rows}, which {parts} microbatches on {devices} devices (mesh axes data and fsdp) do not "
+            f"divide; make it a multiple of {max(1, parts) * devices}, or change train.microbatches or train.mesh"
+        )
+
+
 def reading(act: Callable[[], Any], what: str) -> Any:
     """Something that may take a while, with a word about it."""
     with status(what, console()):
@@ -167,15 +178,34 @@ def train(
         reviewing = Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
         if begun is None:
             reviewing.before(session.weights(state))
-        with metrics.Writer(directory, step=begun or 0) as writer:
-            if int(state.step) < data.steps:
-                state = _fit(session, state, checkpoints, writer)
-    metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
+        if int(state.step) < data.steps:
+            with _log(directory, begun or 0) as log, closing(data.source):
+                state = _fit(session, state, checkpoints, log)
+    if jax.process_index() == 0:
+        metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
+    _say_what_was_left_out(counts_of(data.source.save()), config.batches.seq_len)
     reviewing.after(session.weights(state))
     return state
 
 
-def _fit(session: Session, state: State, checkpoints: Checkpoints, writer: metrics.Writer) -> State:
+@contextmanager
+def _log(directory: Path, step: int) -> Iterator[Callable[[int, Metrics], None]]:
+    """Where metrics are written: by the first process, which knows those of all."""
+    if jax.process_index() > 0:
+        yield lambda step, values: None
+        return
+    with metrics.Writer(directory, step) as writer:
+        yield writer.write
+
+
+def _say_what_was_left_out(counts: Counts, seq_len: int) -> None:
+    told = {"truncated to it": counts.truncated, "left out": counts.dropped}
+    if any(told.values()):
+        said = ", ".join(f"{number:,} {what}" for what, number in told.items() if number)
+        console().print(f"Of {counts.examples:,} examples read, some are longer than seq_len {seq_len}: {said}.")
+
+
+def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable[[int, Metrics], None]) -> State:
     config, data, assembly = session.config, session.data, session.assembly
     compiled = {}
     for name, program in session.programs.items():
@@ -198,7 +228,7 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, writer: metri
         bar.update(step, int(fetched["tokens"]), fetched["loss"])
         if step % config.train.log_every == 0 or step == data.steps:
             pace = {} if bar.tokens_per_second is None else {"tokens_per_second": bar.tokens_per_second}
-            writer.write(step, {**fetched, "lr": float(rate(step - 1)), **pace})
+            log(step, {**fetched, "lr": float(rate(step - 1)), **pace})
 
     def save(step: int, state: State) -> None:
         checkpoints.save(step, state, data.source.save())
@@ -207,7 +237,7 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, writer: metri
         nonlocal best
         with bar.status("evaluating"):
             found = held_out(session, compiled["evaluate"], state)
-        writer.write(step, {f"eval_{name}": value for name, value in found.items()})
+        log(step, {f"eval_{name}": value for name, value in found.items()})
         if found["loss"] < best:
             best = found["loss"]
             checkpoints.save(step, state, data.source.save(), best=True)

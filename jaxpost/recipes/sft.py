@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxpost import delta
 from jaxpost.arrays import Array, Batch, Key, Metrics, Tree
 from jaxpost.data.packing import MOST
-from jaxpost.faults import Fault
 from jaxpost.kernels.attention import Rows
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy, z_loss
@@ -127,12 +126,8 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
 
 def main(config: Config, directory: Path) -> None:
     """Trains, from the last checkpoint if there is one, and shows what was learned."""
-    if config.batches.rows % config.train.microbatches:
-        raise Fault(
-            f"batches.rows is {config.batches.rows}, which train.microbatches {config.train.microbatches} does not "
-            "divide; choose one that does"
-        )
     mesh = make_mesh(config.train.mesh)
+    run.check(config, mesh)
     with jax.set_mesh(mesh):
         model = run.reading(lambda: base.load(config.model, mesh), "reading the model")
         data = run.sources(config, model.tokenizer)
