@@ -76,7 +76,7 @@ def assemble(config: Decoder, kind: DeltaConfig, optim: Optimiser, steps: int, m
         return states.start(mine, optimiser), rest
 
     state, rest = jax.eval_shape(make, jax.random.key(0))
-    state_places = states.shardings(state, shard.shardings(trainable, mesh), optimiser, mesh)
+    state_places = states.shardings(state, shard.shardings(trainable, mesh), mesh)
     fixed_places = shard.shardings(fixed, mesh)
     frozen = {"base": params.abstract(specs), "fixed": rest}
     frozen_places = {"base": shard.shardings(specs, mesh), "fixed": fixed_places}

@@ -2,7 +2,7 @@
 """Completions of a batch of prompts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -78,10 +78,11 @@ def stream(
         tokens[i, : len(prompt)], lengths[i] = prompt, len(prompt)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sampling.seed), jnp.arange(rows))
     room = _power(sampling.max_new, 16)
+    shaping = replace(sampling, max_new=1, seed=0)  # neither is part of the program, which must not depend on them
     state = _prefill(config, weights, tokens, lengths, keys, width + room, room)
     for drawn in range(0, sampling.max_new, CHUNK):
         steps = min(CHUNK, sampling.max_new - drawn)
-        state = _decode(config, weights, state, sampling, tuple(ends), steps)
+        state = _decode(config, weights, state, shaping, tuple(ends), steps)
         completions = _read(state, len(prompts), ends, stop)
         yield completions
         if all(c.reason != "length" for c in completions):

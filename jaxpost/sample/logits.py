@@ -14,7 +14,8 @@ from jaxpost.faults import Fault
 class Sampling:
     """temperature 0 is greedy. top_k keeps the k likeliest tokens (0: all); top_p keeps the fewest likeliest tokens
     whose probabilities, after temperature and top_k, reach p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751).
-    The same seed gives a prompt the same completion whatever else is in its batch before or behind it in length."""
+    Tokens as likely as the last one kept stay too. The same seed gives the prompt at the same place of a batch the
+    same completion, whatever the other prompts are."""
 
     max_new: int = 64
     temperature: float = 0.0
@@ -38,10 +39,12 @@ def distribution(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Arra
         least = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if sampling.top_p < 1:
-        ranked = jnp.sort(jax.nn.softmax(logits, axis=-1), axis=-1, descending=True)
-        before = jnp.cumsum(ranked, axis=-1) - ranked  # the mass of likelier tokens; below p for those that stay
+        # Compared as logits: a probability computed twice could differ in its last bit, and nothing would be left.
+        ranked = jnp.sort(logits, axis=-1, descending=True)
+        mass = jax.nn.softmax(ranked, axis=-1)
+        before = jnp.cumsum(mass, axis=-1) - mass  # the mass of likelier tokens; below p for those that stay
         least = jnp.min(jnp.where(before < sampling.top_p, ranked, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(jax.nn.softmax(logits, axis=-1) < least, -jnp.inf, logits)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.nn.log_softmax(logits, axis=-1)
 
 

@@ -3,6 +3,7 @@
 
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,8 @@ from jax.experimental import multihost_utils
 from jaxpost.arrays import Tree
 from jaxpost.faults import Fault
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save at the warning level
+# Orbax narrates every save as a warning, and logs with its traceback what it then raises.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        if kind is None:
-            self.wait()
-        for manager in (self._latest, self._best):
-            manager.close()
+        # On the way out of an exception too: a `Stopped` that says it saved must be right.
+        with self._said(None), ExitStack() as closing:
+            for manager in (self._latest, self._best):
+                closing.callback(manager.close)
+                closing.callback(manager.wait_until_finished)  # raises what failed, once: `close` would not get further
 
     def step(self) -> int | None:
         """The step of the latest complete checkpoint."""
@@ -78,7 +81,9 @@ class Checkpoints:
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
         try:
             read = manager.restore(step, args=arguments)
-        except (ValueError, KeyError, FileNotFoundError) as error:
+            if jax.tree.structure(read["state"]) != jax.tree.structure(abstract):
+                raise ValueError("it has arrays where none belong, or none where some do")
+        except Exception as error:  # unreadable arrays come as nothing more precise
             raise Fault(
                 f"checkpoint {manager.directory}/{step} cannot be restored: {_first_line(error)}; it is damaged, or "
                 "the run's config has changed since: start a new run directory, or delete the damaged step"
@@ -136,4 +141,5 @@ def _gathered(source: dict[str, Any]) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    line = lines[0].partition(" See full TensorStore")[0] if lines else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"  # the cause of causes stands last

@@ -83,8 +83,8 @@ def fit(
     hooks: Sequence[Hook] = (),
     save: Callable[[int, State], None],
 ) -> State:
-    """Steps until there have been `steps` (or the source ends), reporting each step's metrics one step late: fetching
-    them would make the device wait for the host, and by then they are there.
+    """Steps until there have been `steps` (or the source ends), reporting each step's metrics one step late (or before
+    a hook acts): fetching them would make the device wait for the host, and by then they are there.
 
     `place` puts this process's rows on the devices. On SIGTERM or SIGINT it saves and raises `Stopped`.
     """
@@ -102,11 +102,15 @@ def fit(
             if waiting is not None:
                 report(*waiting)
             waiting = number, metrics
-            for hook in hooks:
-                if hook.due(number):
-                    hook.act(number, state)
-            if (signum := signals.agreed(number)) is not None and number < steps:
+            due = [hook for hook in hooks if hook.due(number)]
+            if due:  # what they save must not be ahead of what was reported, and they wait for the device anyway
                 report(*waiting)
+                waiting = None
+            for hook in due:
+                hook.act(number, state)
+            if (signum := signals.agreed(number)) is not None and number < steps:
+                if waiting is not None:
+                    report(*waiting)
                 save(number, state)
                 raise Stopped(number, signum)
     if waiting is not None:

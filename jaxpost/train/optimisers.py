@@ -15,8 +15,8 @@ from jaxpost.params import ParamSpec
 
 @dataclass(frozen=True)
 class Optimiser:
-    """lr rises linearly over `warmup` steps to its peak, then follows `schedule` down to `final` times the peak at
-    the run's last step. Weight decay pulls an edit towards nothing, so the model towards its base; it acts on
+    """lr rises linearly over `warmup` steps to its peak, then follows `schedule` down to `final` times the peak, which
+    it reaches right behind the run's last step: none is spent at a rate of 0. Weight decay pulls an edit towards nothing, so the model towards its base; it acts on
     matrices only, never on norms and biases. `clip` bounds the global gradient norm; 0 leaves it alone."""
 
     name: Literal["adamw", "adafactor", "sgd", "lion"] = "adamw"

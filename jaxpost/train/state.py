@@ -29,19 +29,24 @@ def start(trainable: Tree, optimiser: optax.GradientTransformation, extra: Tree 
     return State(jnp.zeros((), jnp.int32), trainable, optimiser.init(trainable), extra)
 
 
-def shardings(state: State, trainable: Tree, optimiser: optax.GradientTransformation, mesh: Mesh) -> State:
+def shardings(state: State, trainable: Tree, mesh: Mesh) -> State:
     """Where a state rests, from where its trainable leaves do: each optimiser moment lies like the leaf it belongs
-    to, anything else (counts, factored moments of another shape) on every device.
+    to, anything else (counts, factored moments of another shape) on every device. Moments are known by coming as
+    whole trees of the trainable one's form.
 
     `state` is abstract (from `jax.eval_shape`); `trainable` holds shardings.
     """
     everywhere = NamedSharding(mesh, P())
-    shapes = state.trainable
+    form = jax.tree.structure(state.trainable)
 
     def moment(leaf: Any, shape: Any, sharding: Any) -> Any:
         return sharding if leaf.shape == shape.shape else everywhere
 
-    opt_state = optax.tree.map_params(
-        optimiser, moment, state.opt_state, shapes, trainable, transform_non_params=lambda leaf: everywhere
-    )
+    def moments(node: Any) -> bool:
+        return jax.tree.structure(node) == form
+
+    def place(node: Any) -> Any:
+        return jax.tree.map(moment, node, state.trainable, trainable) if moments(node) else everywhere
+
+    opt_state = jax.tree.map(place, state.opt_state, is_leaf=moments)
     return State(everywhere, trainable, opt_state, jax.tree.map(lambda leaf: everywhere, state.extra))

@@ -45,7 +45,7 @@ def make_step(
         grads, metrics = accumulate(gradients, batch, key, microbatches)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+        metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         return State(state.step + 1, trainable, opt_state, state.extra), metrics
 
     return step

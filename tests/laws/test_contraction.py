@@ -160,7 +160,7 @@ def randomly_near(w, seed: int) -> jax.Array:
     return w + 0.1 * jax.random.normal(jax.random.key(seed), w.shape)
 
 
-@settings(max_examples=settings.default.max_examples // 3)  # each compiles two programs
+@settings(max_examples=settings.default.max_examples // 4)  # each compiles two programs
 @given(cases(dtypes=("float32",), most=2))
 def test_laws_hold_in_a_scan_over_layers(case):
     """Under jit, scan and checkpoint at once: every layer's result is that layer's formula, and every gradient
@@ -200,6 +200,7 @@ def test_laws_hold_in_a_scan_over_layers(case):
         np.testing.assert_allclose(wide(a) / scale, wide(b) / scale, atol=2**-7 if a.dtype == jnp.bfloat16 else 1e-5)
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(cases(bases=ON_WEIGHTS))
 def test_only_what_is_not_fixed_meets_the_gradient(case):
     (edits, *_) = case.deltas()
