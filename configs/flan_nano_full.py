@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same instruction tuning as flan_nano_lora.py, of every number of the model instead of low-rank factors.
 
-    jaxpost train configs/flan_nano_full.py
+jaxpost train configs/flan_nano_full.py
 """
 
 from dataclasses import replace

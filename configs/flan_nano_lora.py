@@ -21,9 +21,9 @@ def base() -> sft.Config:
             held_out_tasks=("smaller_thing", "list_has", "similar", "job_of", "mood", "kind_follows"),
             held_out_clusters=("comparison", "reading"),
         ),
-        batches=sft.Batches(rows=16, seq_len=256, packing="pack"),
-        optim=sft.Optimiser(lr=3e-3, schedule="cosine", warmup=20),
-        train=sft.Training(steps=300, eval_every=100, save_every=100),
+        batches=sft.Batches(rows=32, seq_len=128),
+        optim=sft.Optimiser(lr=3e-3, warmup=10),
+        train=sft.Training(steps=100, eval_every=50, eval_batches=4, save_every=50),
     )
 
 
@@ -35,7 +35,7 @@ def tiny() -> sft.Config:
         run="runs/flan_nano_lora_tiny",
         delta=Lora(rank=2, alpha=4.0),
         data=sft.Tasks(only=("arithmetic", "sentiment"), held_out_tasks=("mood",), held_out_clusters=("tracking",)),
-        batches=sft.Batches(rows=8, seq_len=128),
+        batches=sft.Batches(rows=8, seq_len=64),
         optim=replace(config.optim, warmup=1),
         train=replace(config.train, steps=4, eval_every=2, eval_batches=1, save_every=1),
         review=sft.Review(examples=2, generations=1, rows=8),

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-__all__ = ["Array", "Batch", "Bool", "Float", "Int", "Key", "Metrics", "Tree"]
+__all__ = ["Array", "Batch", "Bool", "Float", "HostBatch", "Int", "Key", "Metrics", "Tree"]
 
 Tree = PyTree[Any]
-"""Nested dicts of arrays (or of specs, shardings, edits): the shape of parameters and of everything derived from them."""
+"""Nested dicts of arrays (or of specs, shardings, edits): the form of parameters and of what is derived from them."""
 
 Key = PRNGKeyArray
 """A typed PRNG key, as `jax.random.key` makes it."""
@@ -18,5 +18,8 @@ Key = PRNGKeyArray
 Metrics = Mapping[str, Any]
 """Scalars by name. They are sums over examples already divided by whole-batch denominators, so microbatches add."""
 
-Batch = Mapping[str, Array | np.ndarray]
+Batch = Mapping[str, Array]
 """Arrays by field, rows of the global batch first."""
+
+HostBatch = Mapping[str, np.ndarray]
+"""The same before it is on any device: the rows that this process contributes."""

@@ -72,7 +72,11 @@ def main() -> None:
         for part in pool.map(tokens, jobs):
             parts.append(part)
             done = sum(map(len, parts)) * (options.width - 1)
-            print(f"\r{len(parts)}/{len(jobs)} parts, {done:,} tokens, {time.monotonic() - begun:.0f} s", end="", flush=True)
+            print(
+                f"\r{len(parts)}/{len(jobs)} parts, {done:,} tokens, {time.monotonic() - begun:.0f} s",
+                end="",
+                flush=True,
+            )
     print()
     np.save(options.out / "tokens.npy", np.concatenate(parts))
 

@@ -19,7 +19,7 @@ from jaxpost.delta.dense import Dense as Dense
 from jaxpost.delta.dense import Full as Full
 from jaxpost.delta.dense import formed as formed
 from jaxpost.delta.insert import Insert as Insert
-from jaxpost.delta.low_rank import LowRank as LowRank
 from jaxpost.delta.low_rank import Lora as Lora
+from jaxpost.delta.low_rank import LowRank as LowRank
 from jaxpost.delta.scale import Scale as Scale
 from jaxpost.delta.scale import Scales as Scales

@@ -11,7 +11,7 @@ from flax import struct
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
 from jaxpost.delta.contract import Bound, Op, Take, Weight, contract, dense, letters
-from jaxpost.params import ParamSpec, constant
+from jaxpost.params import constant
 
 
 @struct.dataclass

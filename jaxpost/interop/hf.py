@@ -102,9 +102,8 @@ def _typed(config: Decoder, dtype: Any) -> Decoder:
 
 def _with_biases(config: Decoder, params: Tree) -> Decoder:
     """The config of the checkpoint: where one bias of a kind is filled, all of them are written."""
-    filled = {path.rsplit("/")[-1].removesuffix("_bias") for path, leaf in trees.flatten(params).items() if leaf is not None
-              and path.endswith("_bias")}  # fmt: skip
-    kinds = [names for names in BIASES.values() if filled & {*names}]
+    filled = {path.split("/")[-1] for path, x in trees.flatten(params).items() if x is not None}
+    kinds = [names for names in BIASES.values() if filled & {f"{name}_bias" for name in names}]
     return dataclasses.replace(config, biases=tuple(name for names in kinds for name in names))
 
 

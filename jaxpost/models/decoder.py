@@ -29,7 +29,8 @@ class Decoder:
     """Sizes and choices of a decoder; everything else follows from them. Static: it may be a jit argument.
 
     `biases` names the weights that have one (`("q", "k", "v")` in Qwen 2); the others' bias slots are empty until an
-    edit fills them. `dtype` is the type of the weights and of the computation; softmax, norms and losses are in float32 whatever it is.
+    edit fills them. `dtype` is the type of the weights and of the computation; softmax, norms and losses are in
+    float32 whatever it is.
     """
 
     vocab: int
@@ -118,7 +119,7 @@ def trunk(
     def block(x: Array, layer: tuple[Tree, Any]) -> tuple[Array, Any]:
         w, past = layer
         w = constrain_weights(w, layer_specs, rules)
-        seen = None if cached is None else Cached(*past, cached.segments, cached.positions)
+        seen = None if cached is None else Cached(past[0], past[1], cached.segments, cached.positions)
         attended, kv = _attend(config, w["attn"], norm(x, w["attn_norm"], config.norm_eps), rows, seen, rules)
         x = checkpoint_name(constrain(x + attended, "b s d", rules), "mid")
         x = constrain(x + _mlp(w["mlp"], norm(x, w["mlp_norm"], config.norm_eps), rules), "b s d", rules)

@@ -80,7 +80,9 @@ class Files:
         if self.test:
             return rows
         if len(rows) <= self.hold:
-            raise Fault(f"{self.train} has {len(rows)} rows, and data.hold keeps {self.hold} of them from training; lower it")
+            raise Fault(
+                f"{self.train} has {len(rows)} rows, and data.hold keeps {self.hold} of them from training; lower it"
+            )
         return _Slice(rows, 0, len(rows) - self.hold)
 
     def held_out(self, seed: int) -> Sequence[Any]:

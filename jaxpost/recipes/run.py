@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from jaxpost import delta, shard
-from jaxpost.arrays import Batch, Metrics, Tree
+from jaxpost.arrays import Batch, HostBatch, Metrics, Tree
 from jaxpost.data.loader import Counts, Loader, counts_of, join
 from jaxpost.data.packing import Overlong
 from jaxpost.data.prefetch import Prefetch
@@ -79,7 +79,9 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
     """This process's share of the training stream and of the held-out rows."""
     train, batches = config.train, config.batches
     if (train.steps > 0) == (train.epochs > 0):
-        raise Fault(f"train.steps is {train.steps} and train.epochs {train.epochs}; set one of them and leave the other 0")
+        raise Fault(
+            f"train.steps is {train.steps} and train.epochs {train.epochs}; set one of them and leave the other 0"
+        )
     options: dict[str, Any] = {
         "batch": batches.rows,
         "seq_len": batches.seq_len,
@@ -137,7 +139,7 @@ def settle(directory: Path, config: Any, begun: bool) -> None:
         record.write(directory, config)
 
 
-def place(batch: Batch, mesh: Mesh) -> Batch:
+def place(batch: HostBatch, mesh: Mesh) -> Batch:
     """This process's rows as their part of the global batch on the devices."""
     rows = shard.rows(mesh)
     return {name: jax.make_array_from_process_local_data(rows, np.asarray(x)) for name, x in batch.items()}
@@ -212,7 +214,8 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable
         with status(f"compiling {name}", console()):
             compiled[name] = program.call.lower(*program.arguments).compile()
     key = jax.device_put(jax.random.key(config.train.seed), session.programs["step"].arguments[-1].sharding)
-    rate = optimisers.schedule(config.optim, data.steps)
+    # All of them now: asking for one at a time would queue behind the running step, and the host would wait for it.
+    rates = np.asarray(jax.vmap(optimisers.schedule(config.optim, data.steps))(np.arange(data.steps)))
     best = min((entry.get("eval_loss", math.inf) for entry in metrics.read(session.directory)), default=math.inf)
     peak = peak_flops(jax.devices()[0].device_kind)
     bar = Progress(
@@ -224,11 +227,11 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable
     )
 
     def report(step: int, values: Metrics) -> None:
-        fetched = {name: float(value) for name, value in jax.device_get(values).items()}
+        fetched: dict[str, float] = {name: float(np.asarray(value)) for name, value in jax.device_get(values).items()}
         bar.update(step, int(fetched["tokens"]), fetched["loss"])
         if step % config.train.log_every == 0 or step == data.steps:
             pace = {} if bar.tokens_per_second is None else {"tokens_per_second": bar.tokens_per_second}
-            log(step, {**fetched, "lr": float(rate(step - 1)), **pace})
+            log(step, {**fetched, "lr": float(rates[step - 1]), **pace})
 
     def save(step: int, state: State) -> None:
         checkpoints.save(step, state, data.source.save())

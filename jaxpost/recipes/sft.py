@@ -7,7 +7,6 @@ Full tuning is a delta like any other (`Full()`), and so is pre-training: of a `
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp

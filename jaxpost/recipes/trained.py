@@ -45,7 +45,9 @@ def read(name: str, best: bool = False) -> Trained:
     path = Path(name)
     if not (path / record.FILE).is_file() or not (path / "checkpoints").is_dir():
         if name not in base.BUILT_IN and not (path / "config.json").is_file():
-            raise Fault(f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}")
+            raise Fault(
+                f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}"
+            )
         with jax.set_mesh(mesh):
             plain = base.load(Pretrained(name), mesh)
         return Trained(None, plain.config, plain.tokenizer, plain.weights, {})
@@ -59,5 +61,3 @@ def read(name: str, best: bool = False) -> Trained:
         with Checkpoints(path / "checkpoints") as checkpoints:
             state = checkpoints.restore(assembly.state, best).state
     return Trained(config, loaded.config, loaded.tokenizer, loaded.weights, delta.combine(state.trainable, fixed))
-
-

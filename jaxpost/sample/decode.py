@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxpost.arrays import Array, Float, Int, Tree
+from jaxpost.arrays import Array, Int, Tree
 from jaxpost.kernels.attention import Cached, Rows
 from jaxpost.models.decoder import Decoder, embed, head, trunk
 from jaxpost.sample.logits import Sampling, distribution, draw
@@ -81,9 +81,7 @@ def decode(
     return jax.lax.while_loop(unfinished, lambda s: _one(config, weights, s, sampling, ends), state)
 
 
-def _one(
-    config: Decoder, weights: Tree, state: Decoding, sampling: Sampling, ends: tuple[int, ...]
-) -> Decoding:
+def _one(config: Decoder, weights: Tree, state: Decoding, sampling: Sampling, ends: tuple[int, ...]) -> Decoding:
     keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
     token, log_prob = draw(keys, distribution(state.logits, sampling))
     tokens = state.tokens.at[:, state.count].set(jnp.where(state.done, 0, token))

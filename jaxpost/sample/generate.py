@@ -16,6 +16,7 @@ from jaxpost.sample.decode import Decoding, decode, prefill
 from jaxpost.sample.logits import Sampling
 
 CHUNK = 16  # tokens between two looks at what has been written
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def generate(
     config: Decoder,
     weights: Tree,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     *,
     ends: Sequence[int] = (),
     stop: Callable[[list[int]], int | None] | None = None,
@@ -44,9 +45,7 @@ def generate(
     size share a compiled program. Raises `Fault` for an empty prompt and for one that leaves no room in the model's
     length.
     """
-    last: list[Completion] = []
-    for last in stream(config, weights, prompts, sampling, ends=ends, stop=stop):
-        pass
+    *_, last = stream(config, weights, prompts, sampling, ends=ends, stop=stop)
     return last
 
 
@@ -54,7 +53,7 @@ def stream(
     config: Decoder,
     weights: Tree,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     *,
     ends: Sequence[int] = (),
     stop: Callable[[list[int]], int | None] | None = None,

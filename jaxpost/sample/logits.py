@@ -32,8 +32,8 @@ def distribution(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Arra
     """Log-probabilities of the next token; -inf for what cannot be drawn. Greedy puts everything on the likeliest."""
     logits = logits.astype(jnp.float32)
     if sampling.temperature == 0:
-        best = jnp.argmax(logits, axis=-1, keepdims=True)
-        return jnp.where(jnp.arange(logits.shape[-1]) == best, 0.0, -jnp.inf)
+        best = jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1], dtype=bool)
+        return jnp.where(best, 0.0, -jnp.inf)
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
@@ -48,9 +48,7 @@ def distribution(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Arra
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-def draw(
-    keys: Array, log_probs: Float[Array, "b v"]
-) -> tuple[Int[Array, "b"], Float[Array, "b"]]:
+def draw(keys: Array, log_probs: Float[Array, "b v"]) -> tuple[Int[Array, "b"], Float[Array, "b"]]:
     """One token a row, each by its own key, and its log-probability under the distribution that it was drawn from."""
     tokens = jax.vmap(jax.random.categorical)(keys, log_probs)
     return tokens, jnp.take_along_axis(log_probs, tokens[:, None], axis=-1)[:, 0]

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -36,7 +37,7 @@ class MeshShape:
         return dataclasses.replace(self, **{name: devices // given for name in free})
 
 
-def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of this shape over the given devices, or over all there are. Axes are automatic: XLA places the
     collectives, explicit constraints say where arrays must live."""
     sizes = dataclasses.asdict(shape.resolve(len(jax.devices() if devices is None else devices)))

@@ -72,9 +72,7 @@ def shardings(specs: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
 
     def leaf(key_path: tuple[Any, ...], spec: ParamSpec) -> NamedSharding:
         name = path_of(key_path)
-        return NamedSharding(
-            mesh, partition_spec(spec.letters, spec.shape, rules.storage, mesh, spec.derived, name)
-        )
+        return NamedSharding(mesh, partition_spec(spec.letters, spec.shape, rules.storage, mesh, spec.derived, name))
 
     return jax.tree_util.tree_map_with_path(leaf, specs)
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpost.arrays import Batch, Key, Metrics, Tree
+from jaxpost.arrays import Batch, HostBatch, Key, Metrics, Tree
 from jaxpost.data.loader import BatchSource
 from jaxpost.train.state import State
 from jaxpost.train.step import Step
@@ -78,7 +78,7 @@ def fit(
     key: Key,
     *,
     steps: int,
-    place: Callable[[Batch], Batch],
+    place: Callable[[HostBatch], Batch],
     report: Report,
     hooks: Sequence[Hook] = (),
     save: Callable[[int, State], None],

@@ -16,8 +16,8 @@ from jaxpost.params import ParamSpec
 @dataclass(frozen=True)
 class Optimiser:
     """lr rises linearly over `warmup` steps to its peak, then follows `schedule` down to `final` times the peak, which
-    it reaches right behind the run's last step: none is spent at a rate of 0. Weight decay pulls an edit towards nothing, so the model towards its base; it acts on
-    matrices only, never on norms and biases. `clip` bounds the global gradient norm; 0 leaves it alone."""
+    a step behind the run's last would have. Weight decay pulls an edit towards nothing, so the model towards its base;
+    it acts on matrices only, never on norms and biases. `clip` bounds the global gradient norm; 0 leaves it alone."""
 
     name: Literal["adamw", "adafactor", "sgd", "lion"] = "adamw"
     lr: float = 2e-4
@@ -35,7 +35,9 @@ class Optimiser:
 def schedule(config: Optimiser, steps: int) -> optax.Schedule:
     """The learning rate by step."""
     if config.warmup >= steps and config.schedule != "constant":
-        raise Fault(f"optim.warmup is {config.warmup} but the run has {steps} steps; make warmup smaller or the run longer")
+        raise Fault(
+            f"optim.warmup is {config.warmup} but the run has {steps} steps; make warmup smaller or the run longer"
+        )
     rest = max(1, steps - config.warmup)
     if config.schedule == "constant":
         after = optax.constant_schedule(config.lr)
@@ -53,12 +55,11 @@ def make(config: Optimiser, steps: int, specs: Tree) -> optax.GradientTransforma
     """The optimiser for a tree of the specs' form."""
     lr = schedule(config, steps)
     decays = jax.tree.map(lambda spec: bool(spec.groups[1] and spec.groups[2]), specs)
+    decay: Any = {"weight_decay": config.weight_decay, "mask": decays}
     kinds = {
-        "adamw": lambda: optax.adamw(lr, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decays),
-        "lion": lambda: optax.lion(lr, config.b1, config.b2, weight_decay=config.weight_decay, mask=decays),
-        "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(config.weight_decay, decays), optax.sgd(lr, config.momentum or None)
-        ),
+        "adamw": lambda: optax.adamw(lr, config.b1, config.b2, config.eps, **decay),
+        "lion": lambda: optax.lion(lr, config.b1, config.b2, **decay),
+        "sgd": lambda: optax.chain(optax.add_decayed_weights(**decay), optax.sgd(lr, config.momentum or None)),
         "adafactor": lambda: as_matrices(optax.adafactor(lr, multiply_by_parameter_scale=False), specs),
     }
     if config.name == "adafactor" and config.weight_decay:
@@ -78,11 +79,11 @@ def as_matrices(optimiser: optax.GradientTransformation, specs: Tree) -> optax.G
     def init(params: Tree) -> Tree:
         return jax.tree.map(lambda leaf, spec: jax.vmap(optimiser.init)(matrix(leaf, spec)), params, specs)
 
-    def update(updates: Tree, state: Tree, params: Tree | None = None) -> tuple[Tree, Tree]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         leaves, form = jax.tree.flatten(updates)
         states = form.flatten_up_to(state)
         wholes = form.flatten_up_to(params)
-        done = [
+        done: list[tuple[Any, Any]] = [
             jax.vmap(optimiser.update)(matrix(g, spec), s, matrix(p, spec))
             for g, s, p, spec in zip(leaves, states, wholes, jax.tree.leaves(specs), strict=True)
         ]

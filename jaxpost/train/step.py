@@ -2,7 +2,7 @@
 """One update from one global batch."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ class LossFn(Protocol):
     """A scalar to minimise and what to report of it. Both are sums over examples divided by denominators of the whole
     global batch, which the batch carries, so that those of microbatches add up to those of the batch."""
 
-    def __call__(self, trainable: Tree, frozen: Tree, extra: Tree, batch: Batch, key: Key) -> tuple[Array, Metrics]: ...
+    def __call__(
+        self, trainable: Tree, frozen: Tree, extra: Tree, batch: Batch, key: Key | None
+    ) -> tuple[Array, Metrics]: ...
 
 
 Denominators = Callable[[Batch], Mapping[str, Array]]

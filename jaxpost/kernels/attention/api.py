@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import struct
 
-from jaxpost.arrays import Array, Float, Int
+from jaxpost.arrays import Array, Float
 from jaxpost.kernels.attention import cudnn, reference
 from jaxpost.kernels.dispatch import dispatch
 

@@ -39,7 +39,7 @@ def _packed(q: Array, k: Array, v: Array, segments: Array, most: int) -> Array:
     q, k, v = (jnp.where(real, x, 0) for x in (q, k, v))
     # That entry point takes the offsets of keys for offsets of queries, which differ where heads are grouped.
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    out = dot_product_attention(
+    out: Any = dot_product_attention(
         q, k, v,
         q_seqlen=lengths, kv_seqlen=lengths, q_offsets=offsets, kv_offsets=offsets,
         scale=q.shape[-1] ** -0.5, mask_type=MaskType.PADDING_CAUSAL,

@@ -44,10 +44,11 @@ def linear_xent(
         x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(rows, -1, width, *x.shape[2:]), 1, 0)
 
-    total, losses, hits = _total(
+    sums: Any = _total(
         contract, token_loss, weights, chunks(hidden), chunks(targets), jax.lax.stop_gradient(chunks(scale))
     )
-    return total, *(jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length] for x in (losses, hits))
+    losses, hits = (jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length] for x in sums[1:])
+    return sums[0], losses, hits
 
 
 def _chunk_loss(
