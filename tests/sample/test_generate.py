@@ -30,7 +30,9 @@ def weights_of(kind):
     if kind == "plain":
         return base
     edits = params.init(delta.Lora(rank=2, dropout=0.5)(specs), jax.random.key(1))
-    edits = {p: e.replace(b=0.3 * jax.random.normal(jax.random.key(i), e.b.shape)) for i, (p, e) in enumerate(edits.items())}
+    edits = {
+        p: e.replace(b=0.3 * jax.random.normal(jax.random.key(i), e.b.shape)) for i, (p, e) in enumerate(edits.items())
+    }
     return delta.bind(quant.quantise_tree(base, specs, quant.Int8()), edits)
 
 
@@ -70,7 +72,9 @@ def test_greedy_is_the_argmax_of_the_whole_pass(kind):
 
 def test_an_edit_changes_what_is_said():
     sampling = Sampling(max_new=20)
-    assert [c.tokens for c in completed("plain", sampling)] != [c.tokens for c in completed("int8 under lora", sampling)]
+    assert [c.tokens for c in completed("plain", sampling)] != [
+        c.tokens for c in completed("int8 under lora", sampling)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["plain", "int8 under lora"])

@@ -117,7 +117,10 @@ def test_the_order_of_things():
 def test_hooks_act_when_due_and_know_what_was_reported():
     diary = Diary(Counting(), hooks=[("evaluate", 2), ("keep", 3), ("never", 0)])
     diary.fit(7)
-    assert diary.of("evaluate") == ["evaluate 2", "evaluate 4", "evaluate 6"] and diary.of("keep") == ["keep 3", "keep 6"]
+    assert diary.of("evaluate") == ["evaluate 2", "evaluate 4", "evaluate 6"] and diary.of("keep") == [
+        "keep 3",
+        "keep 6",
+    ]
     assert not diary.of("never")
     assert [event.split()[1] for event in diary.of("report")] == list("1234567"), "each once, in order"
     for hook in diary.of("evaluate") + diary.of("keep"):
@@ -334,10 +337,14 @@ def test_stopped_and_resumed_is_never_stopped(tmp_path, shape):
     third = Run(tmp_path / "cut", shape)
     state = third.go()
     assert identical(state, wanted) and state.step == 9
-    assert first.metrics | second.metrics | third.metrics == whole.metrics and sorted(whole.metrics) == list(range(1, 10))
+    assert first.metrics | second.metrics | third.metrics == whole.metrics and sorted(whole.metrics) == list(
+        range(1, 10)
+    )
     losses = [whole.metrics[step]["loss"] for step in whole.metrics]
     assert len(set(losses)) == 9 and all(np.isfinite(losses))
-    assert any(np.any(leaf) for leaf in jax.tree.leaves(jax.tree.map(jnp.subtract, wanted.trainable, whole.kept[4].trainable)))
+    assert any(
+        np.any(leaf) for leaf in jax.tree.leaves(jax.tree.map(jnp.subtract, wanted.trainable, whole.kept[4].trainable))
+    )
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path):
