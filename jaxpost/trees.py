@@ -49,7 +49,7 @@ def matches(path: str, pattern: str) -> bool:
 def select(paths: Iterable[str], patterns: Iterable[str], where: str = "targets") -> tuple[str, ...]:
     """The paths that match any of the patterns, in the order of `paths`; a pattern that matches nothing is a fault."""
     paths = tuple(paths)
-    patterns = tuple(patterns)
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in patterns:
         if not any(matches(path, pattern) for path in paths):
             names = {path.rsplit("/", 1)[-1] for path in paths} | set(paths)

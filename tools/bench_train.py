@@ -56,8 +56,8 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
     )
     mesh = make_mesh(config.train.mesh)
     with jax.set_mesh(mesh):
-        assembly = assemble(model, kind, config.optim, 1000, mesh)
         specs = params.filled(decoder.specs(model))
+        assembly = assemble(model, specs, kind, config.optim, 1000, mesh)
         draw = jax.jit(lambda key: params.init(specs, key), out_shardings=shardings(specs, mesh))
         state, fixed = assembly.make(jax.random.key(1))
         frozen = {"base": draw(jax.random.key(0)), "fixed": fixed}

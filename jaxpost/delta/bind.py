@@ -34,10 +34,15 @@ def bind(params: Tree, delta: Delta, key: Key | None = None) -> Tree:
         lead = edit.lead()
         own = None
         if key is not None and lead is not None:
-            own = jax.random.fold_in(key, zlib.crc32(path.encode()))
+            own = jax.random.fold_in(key, zlib.crc32(f"{path} {_depth(where)}".encode()))
             own = jax.random.split(own, lead) if lead else own
         flat[path] = Bound(where, edit, own)
     return trees.unflatten(flat)
+
+
+def _depth(w: Any) -> int:
+    """How many edits lie on a weight already: stacked deltas bound with one key must not drop the same things."""
+    return 1 + _depth(w.w) if isinstance(w, Bound) else 0
 
 
 def fold(params: Tree, delta: Delta) -> Tree:

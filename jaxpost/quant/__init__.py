@@ -7,4 +7,5 @@ from jaxpost.quant.qarray import QArray as QArray
 from jaxpost.quant.qarray import dequantise as dequantise
 from jaxpost.quant.qarray import dequantise_tree as dequantise_tree
 from jaxpost.quant.qarray import quantise as quantise
+from jaxpost.quant.qarray import quantise_specs as quantise_specs
 from jaxpost.quant.qarray import quantise_tree as quantise_tree

@@ -10,7 +10,11 @@ from flax import struct
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Tree
-from jaxpost.params import ParamSpec
+from jaxpost.params import ParamSpec, constant
+
+
+TARGETS = ("layers/*",)
+"""What is quantised unless told otherwise: the blocks. Embedding and head stay, being looked up or read by softmax."""
 
 
 class Format(Protocol):
@@ -60,18 +64,37 @@ def dequantise(q: QArray, dtype: Any = jnp.float32) -> Array:
     return q.format.decode(q.codes, q.scales, dtype)
 
 
-def quantise_tree(params: Tree, specs: Tree, format: Format, targets: Iterable[str] = ("layers/*",)) -> Tree:
+def quantise_tree(params: Tree, specs: Tree, format: Format, targets: Iterable[str] = TARGETS) -> Tree:
     """The tree with every weight that maps in axes to out axes, among the targets, in the format. Norms, biases and
     empty slots stay as they are."""
     flat, flat_specs = trees.flatten(params), trees.flatten(specs)
-    chosen = set(trees.select(flat, targets, "quantised weights"))
-    done = {
-        path: quantise(leaf, flat_specs[path], format)
-        if path in chosen and leaf is not None and all(flat_specs[path].groups[1:])
-        else leaf
-        for path, leaf in flat.items()
-    }
+    chosen = _matrices(flat_specs, targets)
+    done = {path: quantise(leaf, flat_specs[path], format) if path in chosen else leaf for path, leaf in flat.items()}
     return trees.unflatten(done)
+
+
+def quantise_specs(specs: Tree, format: Format, targets: Iterable[str] = TARGETS) -> Tree:
+    """The specs of what `quantise_tree` makes: shapes, shardings and counts follow from them as from any."""
+
+    def quantised(spec: ParamSpec) -> QArray:
+        lead, inner, outer = (" ".join(group) for group in spec.groups)
+        whole = jax.ShapeDtypeStruct(spec.shape, spec.dtype)
+        made = jax.eval_shape(lambda w: quantise(w, spec, format), whole)
+
+        def part(x: Any, axes: str) -> ParamSpec:
+            return ParamSpec(x.shape, f"{lead} : : {axes}", constant(0), x.dtype, derived=True)
+
+        return jax.tree.map(part, made, made.letters(inner, outer))
+
+    flat = trees.flatten(specs)
+    chosen = _matrices(flat, targets)
+    return trees.unflatten({path: quantised(spec) if path in chosen else spec for path, spec in flat.items()})
+
+
+def _matrices(specs: Mapping[str, ParamSpec], targets: Iterable[str]) -> set[str]:
+    """The targets that are weights, not norms, biases or empty slots."""
+    flat = {path: spec for path, spec in specs.items() if spec is not None and not spec.optional}
+    return {path for path in trees.select(flat, targets, "quantised weights") if all(flat[path].groups[1:])}
 
 
 def is_quantised(leaf: Any) -> bool:

@@ -64,10 +64,9 @@ class Assembly:
         return float(sum(math.prod(s.shape) * (6 if p in dense else 4) for p, s in weights.items()))
 
 
-def assemble(config: Decoder, kind: DeltaConfig, optim: Optimiser, steps: int, mesh: Mesh) -> Assembly:
-    """Everything derived from the specs of the model and of the delta."""
-    places = decoder.specs(config)
-    specs, whole = params.filled(places), kind(places)
+def assemble(config: Decoder, stored: Tree, kind: DeltaConfig, optim: Optimiser, steps: int, mesh: Mesh) -> Assembly:
+    """Everything derived from the specs of the model, of its weights as they are `stored`, and of the delta."""
+    whole = kind(decoder.specs(config))
     trainable, fixed = delta.partition(whole)
     optimiser = optimisers.make(optim, steps, trainable)
 
@@ -78,8 +77,8 @@ def assemble(config: Decoder, kind: DeltaConfig, optim: Optimiser, steps: int, m
     state, rest = jax.eval_shape(make, jax.random.key(0))
     state_places = states.shardings(state, shard.shardings(trainable, mesh), mesh)
     fixed_places = shard.shardings(fixed, mesh)
-    frozen = {"base": params.abstract(specs), "fixed": rest}
-    frozen_places = {"base": shard.shardings(specs, mesh), "fixed": fixed_places}
+    frozen = {"base": params.abstract(stored), "fixed": rest}
+    frozen_places = {"base": shard.shardings(stored, mesh), "fixed": fixed_places}
     return Assembly(
         config=config,
         mesh=mesh,

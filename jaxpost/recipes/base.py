@@ -3,13 +3,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
 
 import jaxpost
-from jaxpost import params, shard
+from jaxpost import params, quant, shard
 from jaxpost.arrays import Tree
 from jaxpost.data.tokenizers import SentencePieceTokenizer, Tokenizer, check_vocabulary
 from jaxpost.interop import hf
@@ -20,13 +20,18 @@ BUILT_IN = {"nano": Path(jaxpost.__file__).parent / "data" / "nano" / "base"}
 """Models that ship with the package."""
 
 
+FORMATS = {"int8": quant.Int8()}
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """A directory in Hugging Face's layout (config.json, safetensors, tokenizer.model), or `nano`, which ships with
-    jaxpost. `dtype` is that of the weights in memory; empty keeps what the config.json says."""
+    jaxpost. `dtype` is that of the weights in memory and of the computation; empty keeps what the config.json says.
+    `quant` stores the blocks' weights in fewer bits: the base is frozen, so a delta over it trains all the same."""
 
     path: str = "nano"
     dtype: str = ""
+    quant: Literal["none", "int8"] = "none"
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,12 @@ def config_of(model: Model) -> Decoder:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model in memory: its config, its tokenizer, and its weights laid out on the mesh."""
+    """The model in memory: its config, its tokenizer, its weights laid out on the mesh, and the specs of those."""
 
     config: Decoder
     tokenizer: Tokenizer
     weights: Tree
+    specs: Tree
 
 
 def load(model: Model, mesh: Mesh) -> Loaded:
@@ -75,5 +81,13 @@ def load(model: Model, mesh: Mesh) -> Loaded:
     places = shard.shardings(specs, mesh)
     if isinstance(model, Fresh):
         draw: Any = jax.jit(lambda key: params.init(specs, key), out_shardings=places)
-        return Loaded(config, tokenizer, draw(jax.random.key(model.seed)))
-    return Loaded(config, tokenizer, hf.load(directory(model), config.dtype, places)[1])
+        return Loaded(config, tokenizer, draw(jax.random.key(model.seed)), specs)
+    weights = hf.load(directory(model), config.dtype, places)[1]
+    if model.quant == "none":
+        return Loaded(config, tokenizer, weights, specs)
+    format = FORMATS[model.quant]
+    stored = quant.quantise_specs(specs, format)
+    pack: Any = jax.jit(
+        lambda w: quant.quantise_tree(w, specs, format), out_shardings=shard.shardings(stored, mesh)
+    )
+    return Loaded(config, tokenizer, pack(weights), stored)

@@ -130,5 +130,5 @@ def main(config: Config, directory: Path) -> None:
     with jax.set_mesh(mesh):
         model = run.reading(lambda: base.load(config.model, mesh), "reading the model")
         data = run.sources(config, model.tokenizer)
-        assembly = assemble(model.config, config.delta, config.optim, data.steps, mesh)
+        assembly = assemble(model.config, model.specs, config.delta, config.optim, data.steps, mesh)
         run.train(config, directory, model, data, assembly, programs(config, assembly))

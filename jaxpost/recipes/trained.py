@@ -56,7 +56,7 @@ def read(name: str, best: bool = False) -> Trained:
         loaded = base.load(config.model, mesh)
         # The schedule's length has no part in the state, so any number of steps will do.
         optim = replace(config.optim, warmup=0)
-        assembly = assemble(loaded.config, config.delta, optim, 1, mesh)
+        assembly = assemble(loaded.config, loaded.specs, config.delta, optim, 1, mesh)
         _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1))
         with Checkpoints(path / "checkpoints") as checkpoints:
             state = checkpoints.restore(assembly.state, best).state

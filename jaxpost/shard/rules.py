@@ -79,7 +79,7 @@ def shardings(specs: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
 
 def rows(mesh: Mesh, rules: Rules = RULES) -> NamedSharding:
     """Where the rows of a batch live."""
-    return NamedSharding(mesh, P(rules.compute["b"]))
+    return NamedSharding(mesh, partition_spec(("b",), (mesh.size,), rules.compute, mesh, True, "rows"))
 
 
 def constrain(x: Array, letters: str, rules: Rules = RULES) -> Array:

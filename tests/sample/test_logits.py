@@ -95,12 +95,15 @@ def test_sixteen_bits_are_widened_first(dtype):
     np.testing.assert_allclose(found, log_softmax(np.array([1.0, 2.0, -3.0]) / 0.7), atol=1e-6)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.001, 0.999))
+compiled = jax.jit(distribution, static_argnums=1)
+
+
+@given(st.integers(0, 999), st.sampled_from([1e-6, 0.05, 0.5, 0.9, 0.999999]))
 @settings(max_examples=30)
 def test_something_is_always_left(seed, top_p):
     """For real-valued logits of a large vocabulary, compiled: however p falls between rounded sums."""
-    logits = 3 * jax.random.normal(jax.random.key(seed % 1000), (4, 501))
-    found = np.asarray(jax.jit(distribution, static_argnums=1)(logits, Sampling(temperature=0.9, top_p=round(top_p, 1) or 0.05)))  # fmt: skip  # noqa: E501
+    logits = 3 * jax.random.normal(jax.random.key(seed), (4, 501))
+    found = np.asarray(compiled(logits, Sampling(temperature=0.9, top_p=top_p)))
     assert np.isfinite(found).any(axis=1).all() and not np.isnan(found).any()
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, rtol=1e-4)
     assert np.isfinite(found[np.arange(4), np.asarray(logits).argmax(axis=1)]).all()
@@ -130,7 +133,7 @@ def drawn():
 
 def test_draws_have_the_stated_log_probabilities(drawn):
     log_probs, tokens, scores = drawn
-    np.testing.assert_array_equal(scores, np.take_along_axis(np.tile(log_probs, (COUNT, 1, 1)), tokens[..., None], 2)[..., 0])  # fmt: skip  # noqa: E501
+    np.testing.assert_array_equal(scores, log_probs[np.arange(3), tokens])
     assert np.isfinite(scores).all(), "nothing is drawn that cannot be"
 
 

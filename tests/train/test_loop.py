@@ -24,7 +24,6 @@ from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.state import State
 from tests.train.tiny import CONFIG, CUBE, assembled, config, copied, identical, started
 
-
 FROZEN, KEY = {"base": np.zeros(3)}, jax.random.key(0)
 
 

@@ -16,8 +16,11 @@ from jaxpost.recipes.assembly import Assembly, assemble
 from jaxpost.train.optimisers import Optimiser
 
 CONFIG = Decoder(vocab=32, d=16, layers=2, heads=4, kv_heads=2, head_size=8, ffn=24, max_length=64)
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 ROWS, LENGTH = 8, 12
+
+FULL = delta.Full()
+DESCENT = Optimiser("sgd", lr=1.0, schedule="constant", clip=0.0)
+"""Plain gradient descent: what a step changes is its gradient."""
 
 CUBE = shard.MeshShape(2, 2, 2)
 RIBBON = shard.MeshShape(1, 8, 1)
@@ -68,11 +71,11 @@ def uneven() -> dict[str, np.ndarray]:
 
 def assembled(
     shape: shard.MeshShape | None = None,
-    kind: delta.Lora | delta.Full = delta.Full(),
-    optim: Optimiser = Optimiser("sgd", lr=1.0, schedule="constant", clip=0.0),
+    kind: delta.Lora | delta.Full = FULL,
+    optim: Optimiser = DESCENT,
     steps: int = 10,
 ) -> Assembly:
-    return assemble(CONFIG, kind, optim, steps, mesh_of(shape))
+    return assemble(CONFIG, params.filled(decoder.specs(CONFIG)), kind, optim, steps, mesh_of(shape))
 
 
 def started(assembly: Assembly, seed: int = 0) -> tuple[Any, dict[str, Any]]:

@@ -39,10 +39,6 @@ class Generated(Sequence[Row]):
         if self.split not in ("train", "test"):
             raise Fault(f"task {self.name} has no split {self.split!r}; its splits are train and test")
 
-    def __post_init__(self) -> None:
-        if self.split not in ("train", "test"):
-            raise Fault(f"task {self.name} has no split {self.split!r}; its splits are train and test")
-
     def __len__(self) -> int:
         return self.size
 
