@@ -4,26 +4,34 @@
 import dataclasses
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxpost.faults import Fault, nearest
+from jaxpost.train.metrics import write_json
 
 FILE = "config.json"
 
 
-def encode(value: Any) -> Any:
-    """Dataclasses become objects with a `type`; tuples become lists; everything else must be JSON already."""
+def encode(value: Any, where: str = "") -> Any:
+    """Dataclasses become objects with a `type`, tuples lists; everything else must be JSON already. `where` is the
+    dotted name of what is encoded, for the `Fault` that anything else raises."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
+        name = f"{type(value).__module__}:{type(value).__qualname__}"
+        _type(name, where or type(value).__name__)
+        names = [f.name for f in dataclasses.fields(value)]
+        return {"type": name, **{n: encode(getattr(value, n), f"{where}.{n}".lstrip(".")) for n in names}}
     if isinstance(value, Mapping):
-        return {str(name): encode(item) for name, item in value.items()}
+        return {str(name): encode(item, where) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [encode(item) for item in value]
-    return value
+        return [encode(item, where) for item in value]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise Fault(
+        f"{where} is {value!r}, which a config cannot hold: it is recorded as JSON (numbers, text, tuples, mappings)"
+    )
 
 
 def decode(value: Any, where: str = FILE) -> Any:
@@ -32,30 +40,56 @@ def decode(value: Any, where: str = FILE) -> Any:
         return tuple(decode(item, where) for item in value)
     if not isinstance(value, dict):
         return value
-    if "type" not in value:
+    if not _is_typed(value):
         return {name: decode(item, where) for name, item in value.items()}
     kind = _type(value["type"], where)
     fields = {name: decode(item, where) for name, item in value.items() if name != "type"}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(fields.keys() - known):
         raise Fault(f"{where}: {kind.__name__} has no field {unknown[0]!r}; {nearest(unknown[0], known)}")
-    return kind(**fields)
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise Fault(f"{where}: {kind.__name__} lacks a field, or has one of a wrong type ({error})") from error
+
+
+def recorded(config: Any) -> Any:
+    """The config as it will be read back from its record. What cannot be recorded cannot be run: raises `Fault`."""
+    return decode(encode(config))
 
 
 def write(run: Path, config: Any) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    (run / FILE).write_text(json.dumps(encode(config), indent=2) + "\n")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Fault(
+            f"cannot make {run} ({error.strerror or error}); choose another run directory with --run"
+        ) from error
+    write_json(run / FILE, encode(config))
 
 
 def read(run: Path) -> Any:
     """The config of a run directory."""
     path = run / FILE
     try:
-        return decode(json.loads(path.read_text()), str(path))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise Fault(f"{run} is no run directory: it has no {FILE}") from error
     except json.JSONDecodeError as error:
         raise Fault(f"{path} is not JSON (line {error.lineno}: {error.msg})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fault(f"{path} cannot be read ({error})") from error
+    if not _is_typed(content):
+        raise Fault(f"{run} is no run directory: its {FILE} is not the record of a run")
+    return decode(content, str(path))
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a run has left its record there (a model directory has a file of the same name)."""
+    try:
+        return _is_typed(json.loads((directory / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return (directory / "checkpoints").is_dir()
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -72,8 +106,16 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 def _type(name: str, where: str) -> type:
     module, _, qualname = name.partition(":")
     if not module.startswith("jaxpost."):
-        raise Fault(f"{where}: type {name!r} is not jaxpost's; only its own config types are read")
+        raise Fault(f"{where}: {name!r} is no type of jaxpost; a config is recorded, and only such types are read back")
     try:
-        return getattr(importlib.import_module(module), qualname)
+        kind = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:
         raise Fault(f"{where}: this version of jaxpost has no type {name!r}") from error
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise Fault(f"{where}: {name!r} is no config type")
+    return kind
+
+
+def _is_typed(value: Any) -> bool:
+    """Whether an object stands for a dataclass; a mapping may have a key `type` as well."""
+    return isinstance(value, dict) and isinstance(value.get("type"), str) and ":" in value["type"]
