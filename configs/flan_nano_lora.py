@@ -16,13 +16,13 @@ def base() -> sft.Config:
     return sft.Config(
         run="runs/flan_nano_lora",
         model=sft.Pretrained("nano", dtype="float32"),
-        delta=Lora(rank=16, alpha=32.0),
+        delta=Lora(rank=16, alpha=16.0),
         data=sft.Tasks(
             held_out_tasks=("smaller_thing", "list_has", "similar", "job_of", "mood", "kind_follows"),
             held_out_clusters=("comparison", "reading"),
         ),
         batches=sft.Batches(rows=32, seq_len=128),
-        optim=sft.Optimiser(lr=3e-3, warmup=10),
+        optim=sft.Optimiser(lr=5e-3, warmup=10),
         train=sft.Training(steps=100, eval_every=50, eval_batches=4, save_every=50),
     )
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `jaxpost VERB ...`."""
+"""The command line: `jaxpost VERB ...`. What a verb makes goes to standard output, what it does meanwhile to standard
+error; `train`, which is watched, says everything on standard output."""
 
+import codecs
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,11 +20,11 @@ Positional = tyro.conf.Positional
 
 def train(arguments: list[str]) -> None:
     """CONFIG [--field value ...]: train what a config file (or the config of a run directory) says."""
-    from jaxpost.recipes import configs
+    from jaxpost.recipes import configs, flags
     from jaxpost.train.loop import Stopped
 
     name, rest = _config_name("train", arguments)
-    config = configs.override(configs.load(name), rest, f"jaxpost train {name}")
+    config = flags.override(configs.load(name), rest, f"jaxpost train {name}")
     try:
         configs.recipe(config).main(config, Path(config.run))
     except Stopped as stopped:
@@ -32,17 +35,17 @@ def train(arguments: list[str]) -> None:
 def data(arguments: list[str]) -> None:
     """show CONFIG [--field value ...]: print rendered examples with the trained tokens marked."""
     from jaxpost.data.show import show
-    from jaxpost.recipes import base, configs
+    from jaxpost.recipes import base, configs, flags
 
     if not arguments or arguments[0] != "show":
         raise Fault("jaxpost data knows one verb so far: jaxpost data show CONFIG")
     name, rest = _config_name("data show", arguments[1:])
-    config = configs.override(configs.load(name), rest, f"jaxpost data show {name}")
+    config = flags.override(configs.load(name), rest, f"jaxpost data show {name}")
     rows = config.data.training(config.train.seed)
     tokenizer, batches = base.tokenizer_of(config.model), config.batches
     console = Console(highlight=False)
     for shown in show(rows, tokenizer, 5, config.train.seed, batches.train_on, config.data.columns, batches.seq_len):
-        console.print(shown, "")
+        console.print(shown, end="\n\n", soft_wrap=True)
 
 
 def generate(
@@ -63,13 +66,12 @@ def generate(
     from jaxpost.sample import Sampling
     from jaxpost.sample import generate as complete
     from jaxpost.sample.generate import stops_at
-    from jaxpost.train.progress import status
 
-    texts = [as_prompt(sys.stdin.read().rstrip("\n") if text == "-" else text) for text in prompt]
-    with status(f"reading {run}"):
+    texts = [as_prompt(_standard_input() if text == "-" else text) for text in prompt]
+    with _status(f"reading {run}"):
         model = trained.read(run, best)
     tokenizer = model.tokenizer
-    with status("writing"):
+    with _status("writing"):
         done = complete(
             model.model,
             model.weights,
@@ -82,28 +84,36 @@ def generate(
         print(tokenizer.decode(completion.tokens))
 
 
-def chat(run: Positional[str], max_new: int = 128, temperature: float = 0.7, top_p: float = 0.95, seed: int = 0) -> None:
+def chat(
+    run: Positional[str], max_new: int = 128, temperature: float = 0.7, top_p: float = 0.95, seed: int = 0
+) -> None:
     """Talk with a run's model. An empty line or end of input ends it; /new forgets what was said."""
     from jaxpost.data.text import STOP, chat_prompt
     from jaxpost.recipes import trained
     from jaxpost.recipes.review import prompt_ids
     from jaxpost.sample import Sampling, stream
     from jaxpost.sample.generate import stops_at
-    from jaxpost.train.progress import status
 
-    with status(f"reading {run}"):
+    with _status(f"reading {run}"):
         model = trained.read(run)
-    tokenizer, turns = model.tokenizer, []
+    tokenizer, turns, said = model.tokenizer, [], 0
     stop = stops_at((STOP,), tokenizer.decode)
+    room = model.model.max_length - max_new
     while line := _asked():
         if line == "/new":
             turns = []
             continue
         turns.append({"role": "user", "content": line})
-        prompts = [prompt_ids(tokenizer, chat_prompt(turns))]
-        sampling = Sampling(max_new, temperature, 0, top_p, seed + len(turns))
+        said += 1
+        while len(prompt := prompt_ids(tokenizer, chat_prompt(turns))) > room and len(turns) > 1:
+            turns = turns[2:]  # what was said first no longer fits and is forgotten
+        if len(prompt) > room:
+            turns = []
+            _say(f"[yellow](that is {len(prompt)} tokens, and the model has room for {room}: say it shorter)[/yellow]")
+            continue
+        sampling = Sampling(max_new, temperature, 0, top_p, seed + said)
         written = ""
-        for (completion,) in stream(model.model, model.weights, prompts, sampling, ends=(tokenizer.eos,), stop=stop):
+        for (completion,) in stream(model.model, model.weights, [prompt], sampling, ends=(tokenizer.eos,), stop=stop):
             text = tokenizer.decode(completion.tokens)
             print(text[len(written) :], end="", flush=True)
             written = text
@@ -112,7 +122,11 @@ def chat(run: Positional[str], max_new: int = 128, temperature: float = 0.7, top
 
 
 def evaluate(
-    run: Positional[str], examples: int = 50, clusters: tuple[str, ...] = (), every_task: bool = False, best: bool = False
+    run: Positional[str],
+    examples: int = 50,
+    clusters: tuple[str, ...] = (),
+    every_task: bool = False,
+    best: bool = False,
 ) -> None:
     """Score a run's model beside its base on the built-in tasks; a run's own held-out tasks are told apart."""
     from dataclasses import replace
@@ -121,55 +135,61 @@ def evaluate(
     from jaxpost.recipes import trained
     from jaxpost.recipes.corpus import Tasks
     from jaxpost.recipes.review import compared, measure, suites
-    from jaxpost.train.progress import status
 
-    with status(f"reading {run}"):
+    if examples < 1:
+        raise Fault(f"--examples is {examples}; give at least 1 a task")
+    known = {task.cluster for task in Tasks().all()}
+    if unknown := [name for name in clusters if name not in known]:
+        raise Fault(f"no cluster is named {unknown[0]!r}; {nearest(unknown[0], known)}")
+    with _status(f"reading {run}"):
         model = trained.read(run, best)
     corpus = model.config.data if isinstance(getattr(model.config, "data", None), Tasks) else Tasks()
     parts = [p for p in suites(replace(corpus, only=()), examples) if not clusters or p.task.cluster in clusters]
-    if not parts:
-        raise Fault(f"no cluster is named {clusters[0]!r}; {nearest(clusters[0], {t.cluster for t in corpus.all()})}")
     scores = []
     for name, weights in (("the base", model.base), ("the tuned model", model.weights)):
         if weights is model.base or model.delta:
-            with status(f"measuring {name}"):
+            with _status(f"measuring {name}"):
                 found, notes = measure(parts, model.model, model.tokenizer, weights, 32)
             scores.append(found)
     evaluation = table.Evaluation(compared(parts, scores[0], scores[-1]), tuple(notes))
-    Console(highlight=False).print(table.render(evaluation, every_task))
+    console = Console(highlight=False)
+    console.print(table.render(evaluation, every_task))
 
 
-def export(run: Positional[str], out: Positional[Path], to: Literal["hf"] = "hf", dtype: str = "", best: bool = False) -> None:
+def export(
+    run: Positional[str], out: Positional[Path], to: Literal["hf"] = "hf", dtype: str = "", best: bool = False
+) -> None:
     """Write a run's model, its delta folded in, as a directory that transformers and others load."""
     from jaxpost.interop import hf
     from jaxpost.recipes import trained
-    from jaxpost.train.progress import status
 
-    with status(f"reading {run}"):
+    with _status(f"reading {run}"):
         model = trained.read(run, best)
-    with status(f"writing {out}"):
+    with _status(f"writing {out}"):
         hf.save(out, model.model, model.folded, dtype or model.model.dtype, model.tokenizer)
-    _say(f"{out} holds the merged model in {dtype or model.model.dtype} (rounded once, after merging in float32)")
+    _say(
+        _escaped(f"{out} holds the merged model in {dtype or model.model.dtype} (merged in float32, then rounded once)")
+    )
 
 
 def report(run: Positional[Path]) -> None:
     """Write RUN/report.html: curves, before and after, generations, config, in one page."""
     from jaxpost.evals.report import write_report
 
-    _say(f"{write_report(run)}")
+    print(write_report(run))
 
 
 def list_configs(directory: Positional[Path] = Path("configs")) -> None:
     """List the configs of a directory, with what each is for."""
     from jaxpost.recipes import configs
 
-    files = sorted(directory.glob("*.py"))
-    if not files:
+    found = {path: configs.listed(path) for path in sorted(directory.glob("*.py"))}
+    if not any(names for _, names in found.values()):
         raise Fault(f"{directory} holds no config files; run this in a checkout, or name a directory")
-    for path in files:
-        functions = configs.listed(path)
-        purpose = (sys.modules[path.stem].__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        _say(f"[bold]{path}[/bold]  {', '.join(functions)}\n    {purpose}")
+    for path, (purpose, names) in found.items():
+        if names:
+            _say(f"[bold]{_escaped(str(path))}[/bold]  {', '.join(names)}")
+            _say(f"    {_escaped(purpose)}", wrapped=True)
 
 
 TYPED: dict[str, Callable[..., Any]] = {
@@ -188,34 +208,61 @@ def main() -> None:
     """Entry point. A `Fault` is printed as one sentence with exit code 2; anything else is a bug and shows itself."""
     # A TPU host's libtpu and an accelerator-less machine both speak up while JAX looks for devices.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        _usage()
-        sys.exit(0 if arguments else 2)
+    _open_streams()
     try:
-        verb, rest = arguments[0], arguments[1:]
-        if verb == "--version":
-            from jaxpost import __version__
-
-            print(__version__)
-        elif verb in FREE:
-            FREE[verb](rest)
-        elif verb in TYPED:
-            tyro.cli(TYPED[verb], args=rest, prog=f"jaxpost {verb}")
-        else:
-            raise Fault(f"jaxpost has no verb {verb!r}; {nearest(verb, VERBS)}")
+        _run(sys.argv[1:])
     except Fault as fault:
-        Console(stderr=True).print(f"[red]jaxpost:[/red] {_escaped(str(fault))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _complain(str(fault))
+    except BrokenPipeError:  # whoever read our output has seen enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not (said := _surroundings(error)):
+            raise
+        _complain(said)
 
 
-def _usage() -> None:
-    print("jaxpost VERB ...\n")
-    for verb, function in VERBS.items():
-        print(f"  {verb:<9} {(function.__doc__ or '').splitlines()[0]}")
-    print("\njaxpost VERB --help tells more.")
+def _run(arguments: list[str]) -> None:
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if not verb or verb in ("-h", "--help", "help"):
+        print(_usage(), file=sys.stdout if verb else sys.stderr)
+        sys.exit(0 if verb else 2)
+    if verb == "--version":
+        from jaxpost import __version__
+
+        print(__version__)
+    elif verb in FREE and rest[-1:] in (["-h"], ["--help"]) and all(word in ("show", *rest[-1:]) for word in rest):
+        print(f"jaxpost {verb} {FREE[verb].__doc__}\n\njaxpost {verb} ... CONFIG --help lists the fields of a config.")
+    elif verb in FREE:
+        FREE[verb](rest)
+    elif verb in TYPED:
+        tyro.cli(TYPED[verb], args=rest, prog=f"jaxpost {verb}")
+    else:
+        raise Fault(f"jaxpost has no verb {verb!r}; {nearest(verb, VERBS)}")
+
+
+def _usage() -> str:
+    verbs = [f"  {verb:<9} {(function.__doc__ or '').splitlines()[0]}" for verb, function in VERBS.items()]
+    return "\n".join(
+        ["jaxpost VERB ...\n", *verbs, "\njaxpost VERB --help tells more, jaxpost --version which this is."]
+    )
+
+
+def _surroundings(error: Exception) -> str:
+    """What the machine, not the program, did wrong; nothing for what is a bug."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text:
+        return (
+            "the device is out of memory; lower batches.rows or batches.seq_len, raise train.microbatches, or choose "
+            f"train.remat most or full ({text.splitlines()[0][:200]})"
+        )
+    if text.startswith("Unable to initialize backend"):
+        return f"JAX finds no device: {text.splitlines()[0]}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return ""
 
 
 def _config_name(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
@@ -225,14 +272,53 @@ def _config_name(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _asked() -> str:
+    """What the user says next; of piped input, without the mark that asks for it."""
     try:
-        return input("> ").strip()
+        return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
         return ""
 
 
-def _say(text: str) -> None:
-    Console(highlight=False).print(text, soft_wrap=True)
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise Fault(f"standard input is not {error.encoding} (byte {error.start + 1})") from error
+
+
+PLAIN = str.maketrans({"⟦": "[[", "⟧": "]]", "…": "...", "−": "-", "–": "-", "±": "+-", "·": "-", "━": "-", "╸": "-"})
+
+
+def _open_streams() -> None:
+    """Standard streams that can be written to and read from, whatever the caller closed and whatever it can show."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open as long as the process runs)
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        text = error.object[error.start : error.end].translate(PLAIN)
+        return text.encode("ascii", "replace").decode("ascii"), error.end
+
+    codecs.register_error("jaxpost.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="jaxpost.plain")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _status(message: str) -> AbstractContextManager[None]:
+    from jaxpost.train.progress import status
+
+    return status(message, Console(stderr=True))
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True).print(f"[red]jaxpost:[/red] {_escaped(text)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def _say(text: str, wrapped: bool = False) -> None:
+    Console(highlight=False).print(text, soft_wrap=not wrapped)
 
 
 def _escaped(text: str) -> str:

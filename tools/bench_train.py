@@ -26,7 +26,7 @@ from jaxpost.models.presets import PRESETS  # noqa: E402
 from jaxpost.recipes import sft  # noqa: E402
 from jaxpost.recipes.assembly import assemble  # noqa: E402
 from jaxpost.recipes.run import place  # noqa: E402
-from jaxpost.shard import make_mesh, shardings  # noqa: E402
+from jaxpost.shard import MeshShape, make_mesh, shardings  # noqa: E402
 
 
 def batch_of(rows: int, length: int, vocab: int, segments: int) -> dict[str, np.ndarray]:
@@ -52,7 +52,9 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         delta=kind,
         batches=sft.Batches(options.batch, options.seq, packing="pack" if options.segments > 1 else "none"),
         loss=sft.Loss(chunk=options.chunk),
-        train=sft.Training(remat=remat, microbatches=options.microbatches),
+        train=sft.Training(
+            remat=remat, microbatches=options.microbatches, mesh=MeshShape(options.data, -1, options.tensor)
+        ),
     )
     mesh = make_mesh(config.train.mesh)
     with jax.set_mesh(mesh):
@@ -72,7 +74,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         key = jax.device_put(jax.random.key(0), program.arguments[-1].sharding)
         times = []
         first = 0.0
-        for number in range(options.warmup + options.steps):
+        for _ in range(options.warmup + options.steps):
             begun = time.monotonic()
             state, metrics = step(state, frozen, batch, key)
             jax.block_until_ready(metrics)
@@ -94,7 +96,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         "segments": options.segments,
         "chunk": options.chunk,
         "device": jax.devices()[0].device_kind,
-        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
         "tokens_per_second": round(tokens / median),
         "step_ms": round(1e3 * median, 2),
         "spread_ms": [round(1e3 * t, 2) for t in (min(times[options.warmup :]), max(times[options.warmup :]))],
@@ -119,6 +121,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seq", type=int, default=2048)
     parser.add_argument("--segments", type=int, default=1, help="examples packed into each row")
+    parser.add_argument("--data", type=int, default=1, help="devices with a copy of the weights each")
+    parser.add_argument("--tensor", type=int, default=1, help="devices that heads are cut over; fsdp takes the rest")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--chunk", type=int, default=2048, help="tokens whose logits exist at a time")
     parser.add_argument("--steps", type=int, default=20)

@@ -185,6 +185,11 @@ class Loader:
         at = getattr(self.rows, "at", None)
         row = at(epoch, index) if at else self.rows[index]
         if isinstance(row, Tokens):  # tokenised once and for all
+            if row.ids.max(initial=0) >= self.tokenizer.vocab_size:
+                raise Fault(
+                    f"row {index} of the token ids holds {row.ids.max()}, and the tokenizer has only "
+                    f"{self.tokenizer.vocab_size} pieces; it was made with another tokenizer"
+                )
             return row, f"row {index}"
         where = place(row)
         return tokenise(self.tokenizer, parts_of(row, self.columns), self.train_on, where), where

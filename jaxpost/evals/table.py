@@ -140,19 +140,20 @@ def mean(rows: Sequence[Row], group: str, cluster: str | None) -> Mean:
 
 
 def render(evaluation: Evaluation, tasks: bool = False) -> Group:
-    """The table for a terminal of 100 columns: groups and clusters, every task too if asked for, and below it in
-    words what did not improve."""
+    """The table for a terminal of 80 columns: groups and clusters, every task too if asked for (then 100 columns show
+    all), and below it in words what did not improve."""
     table = Table(box=None, pad_edge=False, header_style="dim", title="Before and after", title_style="bold",
                   title_justify="left")  # fmt: skip
-    table.add_column("", overflow="ellipsis", no_wrap=True)
-    table.add_column("", style="dim", max_width=16, overflow="ellipsis", no_wrap=True)
-    for name, width in (("examples", 8), ("before", 6), ("after", 6), ("gain", 6), ("±", 6), ("in %", 7)):
+    table.add_column("cluster (tasks)")
+    if tasks:
+        table.add_column("", style="dim", overflow="ellipsis", no_wrap=True)
+    for name, width in (("examples", 8), ("before", 6), ("after", 6), ("gain", 6), ("±", 5), ("in %", 6)):
         table.add_column(name, justify="right", min_width=width, no_wrap=True)
     for m in evaluation.summary():
         if m.cluster is None and table.row_count:
             table.add_row()
-        name = Text(m.group, "bold") if m.cluster is None else Text(f"  {m.cluster}")
-        table.add_row(name, f"{m.tasks} task{'s' * (m.tasks != 1)}", *_cells(m))
+        name = Text(m.group, "bold") if m.cluster is None else Text(f"  {m.cluster} ").append(f"({m.tasks})", "dim")
+        table.add_row(name, *[""] * tasks, *_cells(m))
         rows = [row for row in evaluation.rows if (row.group, row.cluster) == (m.group, m.cluster)]
         for row in rows if tasks else ():
             label = LABELS.get(row.metric, row.metric)
@@ -206,7 +207,7 @@ def _cells(m: Mean) -> list[Text]:
         Text(points(m.after)),
         Text(points(m.gain, signed=True), style),
         Text(points(m.margin), "dim"),
-        Text(relative(m), style),
+        Text(relative(m).removesuffix(" %"), style),
     ]
 
 

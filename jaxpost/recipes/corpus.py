@@ -77,19 +77,13 @@ class Files:
 
     def training(self, seed: int) -> Sequence[Any]:
         rows = self._read(self.train)
-        if self.test:
-            return rows
-        if len(rows) <= self.hold:
-            raise Fault(
-                f"{self.train} has {len(rows)} rows, and data.hold keeps {self.hold} of them from training; lower it"
-            )
-        return _Slice(rows, 0, len(rows) - self.hold)
+        return rows if self.test else _Slice(rows, 0, _kept(rows, self.hold, self.train))
 
     def held_out(self, seed: int) -> Sequence[Any]:
         if self.test:
             return self._read(self.test)
         rows = self._read(self.train)
-        return _Slice(rows, len(rows) - self.hold, len(rows))
+        return _Slice(rows, _kept(rows, self.hold, self.train), len(rows))
 
 
 @dataclass(frozen=True)
@@ -105,11 +99,21 @@ class Tokens:
 
     def training(self, seed: int) -> Sequence[Any]:
         rows = TokenRows(self.path)
-        return _Slice(rows, 0, len(rows) - self.hold)
+        return _Slice(rows, 0, _kept(rows, self.hold, self.path))
 
     def held_out(self, seed: int) -> Sequence[Any]:
         rows = TokenRows(self.path)
-        return _Slice(rows, len(rows) - self.hold, len(rows))
+        return _Slice(rows, _kept(rows, self.hold, self.path), len(rows))
+
+
+def _kept(rows: Sequence[Any], hold: int, path: str) -> int:
+    """Where the rows begin that are kept from training."""
+    if not 0 <= hold < len(rows):
+        raise Fault(
+            f"data.hold is {hold}, and {path} has {len(rows)} rows: it keeps that many of them from training, at least "
+            "0 and not all"
+        )
+    return len(rows) - hold
 
 
 @dataclass(frozen=True)

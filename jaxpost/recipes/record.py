@@ -106,7 +106,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, An
 def _type(name: str, where: str) -> type:
     module, _, qualname = name.partition(":")
     if not module.startswith("jaxpost."):
-        raise Fault(f"{where}: {name!r} is no type of jaxpost; a config is recorded, and only such types are read back")
+        raise Fault(f"{where}: {name!r} is no type of jaxpost's; a config is recorded, and only those are read back")
     try:
         kind = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError) as error:

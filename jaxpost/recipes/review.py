@@ -3,6 +3,10 @@
 
 import json
 import math
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +157,8 @@ class Reviewing:
         before = self._read(BEFORE) or {"scores": {}, "answers": [""] * len(self._samples), "notes": []}
         rows = compared(self._parts, before["scores"], now["scores"])
         samples = [
-            {"prompt": example.prompt, "target": example.target, "before": old, "after": new, "task": example.task}
+            {"prompt": example.prompt, "target": example.target, "before": old, "after": new}
+            | {"task": example.task, "cluster": example.cluster}
             for example, old, new in zip(self._samples, before["answers"], now["answers"], strict=True)
         ]
         self._write(GENERATIONS, samples)
@@ -161,11 +166,13 @@ class Reviewing:
         if jax.process_index() == 0:
             if rows:
                 evaluation.save(self._directory)
-                self._console.print("\n", table.render(evaluation))
+                self._console.print()
+                self._console.print(table.render(evaluation))
             for sample in samples:
-                self._console.print("\n", _shown(sample))
+                self._console.print()
+                self._console.print(_shown(sample))
             page = report.write_report(self._directory)
-            self._console.print(self._next(page))
+            self._console.print(self._next(page), soft_wrap=True)  # a command must not be broken in two
 
     def _look(self, weights: Tree) -> dict[str, Any]:
         scores, notes = measure(self._parts, self._config, self._tokenizer, weights, self._review.rows)
@@ -177,6 +184,7 @@ class Reviewing:
         count = self._review.generations
         if self._parts:
             free = [part for part in self._parts if part.task.metric != "rank"] or list(self._parts)
+            count = min(count, len(free))
             spread = [free[i * len(free) // count] for i in range(count)]
             return tuple(part.examples[0] for part in spread)
         rows = corpus.held_out(0)
@@ -194,13 +202,13 @@ class Reviewing:
         return Example(prompt, target) if prompt else Example(target[:half], target[half:])
 
     def _next(self, page: Path) -> Text:
-        run = self._directory
+        run, jaxpost = shlex.quote(str(self._directory)), _command()
         return Text(
-            f"\nrun       {run}\nreport    {page}\n"
-            f"try       jaxpost chat {run}\n"
-            f'          jaxpost generate {run} --prompt "Which is an animal: table or horse?"\n'
-            f"          jaxpost eval {run} --examples 50\n"
-            f"          jaxpost export {run} --to hf OUT"
+            f"\nrun     {self._directory}\nreport  {page}\n\nwhat to try next\n"
+            f"  {jaxpost} chat {run}\n"
+            f'  {jaxpost} generate {run} --prompt "What is 3 plus 4?"\n'
+            f"  {jaxpost} eval {run} --examples 50\n"
+            f"  {jaxpost} export {run} --to hf OUT"
         )
 
     def _write(self, name: str, content: Any) -> None:
@@ -223,6 +231,14 @@ def _straight(task: Task, count: int) -> Iterator[Example]:
 def _split(items: Sequence[Any], parts: Sequence[Suite]) -> list[Sequence[Any]]:
     ends = np.cumsum([len(part.examples) for part in parts])
     return [items[end - len(part.examples) : end] for end, part in zip(ends, parts, strict=True)]
+
+
+def _command() -> str:
+    """How the command line is called from here, be its folder on the PATH or not."""
+    called = Path(sys.argv[0])
+    if called.name != "jaxpost":
+        return "python -m jaxpost.cli"
+    return "jaxpost" if shutil.which("jaxpost") else shlex.quote(os.path.relpath(called))
 
 
 def _shown(sample: dict[str, str]) -> Text:

@@ -65,6 +65,13 @@ class Training:
     save_every: int = 100
 
 
+LEAST = {
+    **dict.fromkeys(("batches.rows", "batches.seq_len", "train.microbatches", "review.rows"), 1),
+    **dict.fromkeys(("train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_batches"), 0),
+    **dict.fromkeys(("train.save_every", "review.examples", "review.generations"), 0),
+}
+
+
 @dataclass(frozen=True)
 class Data:
     """Where a run's batches come from, how many steps they are to last, and a fresh pass over the held-out ones."""
@@ -96,16 +103,22 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
     loader = Loader(rows, tokenizer, seed=train.seed, epochs=train.epochs or None, **options)
     steps = train.steps or reading(loader.batches, "counting the batches of an epoch")
     kept = config.data.held_out(train.seed)
+    if train.eval_every and train.eval_batches and not len(kept):
+        raise Fault(f"train.eval_every is {train.eval_every}, but no rows are held out; set it to 0, or raise data.hold")
     return Data(Prefetch(loader), loader, steps, lambda: Loader(kept, tokenizer, seed=None, epochs=1, **options))
 
 
 def check(config: Any, mesh: Mesh) -> None:
-    """That a batch can be cut as the config says, before anything is read."""
+    """That numbers make sense and a batch can be cut as the config says, before anything is read."""
+    for name, least in LEAST.items():
+        group, _, field = name.partition(".")
+        if (value := getattr(getattr(config, group), field)) < least:
+            raise Fault(f"{name} is {value}; it must be at least {least}")
     rows, parts, devices = config.batches.rows, config.train.microbatches, mesh.shape["data"] * mesh.shape["fsdp"]
-    if parts < 1 or rows % (parts * devices):
+    if rows % (parts * devices):
         raise Fault(
             f"batches.rows is {rows}, which {parts} microbatches on {devices} devices (mesh axes data and fsdp) do not "
-            f"divide; make it a multiple of {max(1, parts) * devices}, or change train.microbatches or train.mesh"
+            f"divide; make it a multiple of {parts * devices}, or change train.microbatches or train.mesh"
         )
 
 
@@ -130,10 +143,10 @@ def settle(directory: Path, config: Any, begun: bool) -> None:
             if name != "run" and not name.startswith(("review.", "train.steps", "train.save_every", "train.log_every"))
         }
         if changed:
-            name, (old, new) = next(iter(changed.items()))
+            told = [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items()]
             raise Fault(
-                f"{directory} holds a run with other settings ({', '.join(changed)} differ: {name} was {old}, is now "
-                f"{new}); go on with the same ones, or choose another directory with --run"
+                f"{directory} holds a run with other settings: {'; '.join(told)}. Go on with the same ones, or choose "
+                "another directory with --run"
             )
     if jax.process_index() == 0:
         record.write(directory, config)
@@ -167,6 +180,11 @@ def train(
 ) -> State:
     """Runs the loop around a recipe's programs, with checkpoints, metrics and progress, and reviews the result."""
     begun_at = time.monotonic()
+    if config.batches.seq_len > model.config.max_length:
+        raise Fault(
+            f"batches.seq_len is {config.batches.seq_len}, and the model knows {model.config.max_length} positions "
+            "(max_position_embeddings of its config.json); lower batches.seq_len"
+        )
     with Checkpoints(directory / "checkpoints") as checkpoints:
         begun = checkpoints.step()
         settle(directory, config, begun is not None)
@@ -183,6 +201,7 @@ def train(
         if int(state.step) < data.steps:
             with _log(directory, begun or 0) as log, closing(data.source):
                 state = _fit(session, state, checkpoints, log)
+            checkpoints.wait()  # the review takes a while, and must not be what a failed save is told after
     if jax.process_index() == 0:
         metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
     _say_what_was_left_out(counts_of(data.source.save()), config.batches.seq_len)
@@ -229,7 +248,7 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable
     def report(step: int, values: Metrics) -> None:
         fetched: dict[str, float] = {name: float(np.asarray(value)) for name, value in jax.device_get(values).items()}
         bar.update(step, int(fetched["tokens"]), fetched["loss"])
-        if step % config.train.log_every == 0 or step == data.steps:
+        if (config.train.log_every and step % config.train.log_every == 0) or step == data.steps:
             pace = {} if bar.tokens_per_second is None else {"tokens_per_second": bar.tokens_per_second}
             log(step, {**fetched, "lr": float(rates[step - 1]), **pace})
 

@@ -43,7 +43,7 @@ def read(name: str, best: bool = False) -> Trained:
     """The run of that directory at its latest (or best) checkpoint; or a model directory, or `nano`, as it is."""
     mesh = make_mesh(MeshShape())
     path = Path(name)
-    if not (path / record.FILE).is_file() or not (path / "checkpoints").is_dir():
+    if not record.is_run(path):
         if name not in base.BUILT_IN and not (path / "config.json").is_file():
             raise Fault(
                 f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}"
@@ -58,6 +58,6 @@ def read(name: str, best: bool = False) -> Trained:
         optim = replace(config.optim, warmup=0)
         assembly = assemble(loaded.config, loaded.specs, config.delta, optim, 1, mesh)
         _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1))
-        with Checkpoints(path / "checkpoints") as checkpoints:
+        with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
             state = checkpoints.restore(assembly.state, best).state
     return Trained(config, loaded.config, loaded.tokenizer, loaded.weights, delta.combine(state.trainable, fixed))

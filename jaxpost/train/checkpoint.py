@@ -37,10 +37,11 @@ class Checkpoints:
     the config's seed and the state's step.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, read_only: bool = False):
+        """`read_only`: to look at a run that may be training now, whose unfinished checkpoints are not ours to clear."""
         self.directory = directory.absolute()
-        self._latest = _manager(self.directory / "latest", keep=2)
-        self._best = _manager(self.directory / "best", keep=1)
+        self._latest = _manager(self.directory / "latest", 2, read_only)
+        self._best = _manager(self.directory / "best", 1, read_only)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -115,14 +116,14 @@ class _DiskFaults:
         ) from error
 
 
-def _manager(directory: Path, keep: int) -> ocp.CheckpointManager:
+def _manager(directory: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return ocp.CheckpointManager(
-            directory,
-            item_names=("state", "data"),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-        )
+        if read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+        return ocp.CheckpointManager(directory, item_names=("state", "data"), options=options)
     except OSError as error:
         raise Fault(f"cannot write to {directory}: {_first_line(error)}; choose another run directory") from error
 

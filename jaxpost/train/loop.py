@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpost.arrays import Batch, HostBatch, Key, Metrics, Tree
 from jaxpost.data.loader import BatchSource
+from jaxpost.faults import Fault
 from jaxpost.train.state import State
 from jaxpost.train.step import Step
 
@@ -88,7 +89,7 @@ def fit(
 
     `place` puts this process's rows on the devices. On SIGTERM or SIGINT it saves and raises `Stopped`.
     """
-    number = int(state.step)
+    begun = number = int(state.step)
     waiting: tuple[int, Metrics] | None = None
     with StopSignals() as signals:
         while number < steps:
@@ -97,6 +98,12 @@ def fit(
             except StopIteration:
                 steps = number
                 break
+            except Fault:  # of the data: what was learned up to here is not its fault
+                if waiting is not None:
+                    report(*waiting)
+                if number > begun and jax.process_count() == 1:  # other processes would not join in saving
+                    save(number, state)
+                raise
             state, metrics = step(state, frozen, batch, key)
             number += 1
             if waiting is not None:

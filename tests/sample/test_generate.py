@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completions are what one pass without a cache gives, whoever else is in the batch, cut where they should be."""
 
+import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost import delta, params, quant, trees
+from jaxpost import delta, params, quant, shard, trees
 from jaxpost.faults import Fault
 from jaxpost.kernels.attention import Rows
 from jaxpost.models import decoder
@@ -127,6 +129,31 @@ def test_so_many_tokens_and_no_more(max_new):
         assert len(completion.log_probs) == max_new
 
 
+def test_a_mesh_changes_nothing():
+    """Weights cut over data, fsdp and tensor axes, and rows that the mesh does not divide."""
+    mesh = shard.make_mesh(shard.MeshShape(2, 2, 2))
+    places = shard.shardings(params.filled(decoder.specs(CONFIG)), mesh)
+    with jax.set_mesh(mesh):
+        found = generate(CONFIG, jax.device_put(weights_of("plain"), places), PROMPTS, FREE)
+    for completion, whole in zip(found, completed(), strict=True):
+        assert completion.tokens == whole.tokens
+        np.testing.assert_allclose(completion.log_probs, whole.log_probs, atol=1e-3)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_sixteen_bit_models_write_sixteen_bit_caches(tied):
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", tied=tied)
+    weights = params.init(decoder.specs(config), jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0), 2)
+    state = jax.eval_shape(
+        functools.partial(prefill, config, slots=32, room=16),
+        weights, jnp.ones((2, 16), jnp.int32), jnp.array([3, 16]), keys=keys,
+    )  # fmt: skip
+    assert state.cache.k.dtype == jnp.bfloat16 and state.cache.k.shape == (2, 2, 32, 2, 8)
+    after = jax.eval_shape(lambda w, s: decode(config, w, s, FREE, (), jnp.int32(4)), weights, state)
+    assert after == state, "every array keeps its type and shape, as a loop's must"
+
+
 def test_an_end_token_ends_its_row_only():
     wanted = completed()
     end = wanted[0].tokens[5]
@@ -191,6 +218,8 @@ def test_the_first_of_several_stops_and_ends_counts():
     assert (found.tokens, found.reason) == (whole.tokens[:4], "stop")
     found = one([late], (end,))
     assert (found.tokens, found.reason) == (whole.tokens[:at], "end"), "what stands behind the end is not text"
+    found = one([text_of([end, 0])], (end,))
+    assert (found.tokens, found.reason) == (whole.tokens[:at], "end"), "nor is the end itself, or the room behind it"
     found = one([early], (end,))
     assert (found.tokens, found.reason) == (whole.tokens[:4], "stop")
 
@@ -234,6 +263,26 @@ def test_a_stopped_row_stays_as_it_is_while_others_go_on():
     first, last = stream(CONFIG, weights_of("plain"), PROMPTS, FREE, stop=stop)
     assert first[1].tokens == last[1].tokens == completed()[1].tokens[:3] and last[1].reason == "stop"
     assert len(last[0].tokens) == 20
+
+
+def test_rows_that_are_only_there_to_round_up_are_not_waited_for(monkeypatch):
+    """Three prompts are four rows. In the second chunk too, nothing is drawn once the three have ended."""
+    module, counts = sys.modules[stops_at.__module__], []
+    read = module._read
+    monkeypatch.setattr(module, "_read", lambda state, *rest: counts.append(int(state.count)) or read(state, *rest))
+    for seed in range(100):
+        sampling = Sampling(max_new=20, temperature=1.0, seed=seed)
+        rows = [completion.tokens for completion in completed("plain", sampling)]
+        early = {token for row in rows for token in row[:CHUNK]}
+        ends = tuple(sorted({token for row in rows for token in row[CHUNK : CHUNK + 3]} - early))
+        if all(any(token in ends for token in row[CHUNK : CHUNK + 3]) for row in rows):
+            break
+    else:
+        raise AssertionError("no seed ends all three in time")
+    counts.clear()
+    found = generate(CONFIG, weights_of("plain"), PROMPTS, sampling, ends=ends)
+    assert [c.reason for c in found] == ["end"] * 3
+    assert counts == [CHUNK, max(len(c.tokens) for c in found) + 1] and counts[1] < 20
 
 
 def test_it_ends_when_all_rows_have_ended():
