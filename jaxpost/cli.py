@@ -3,15 +3,19 @@
 error; `train`, which is watched, says everything on standard output."""
 
 import codecs
+import functools
+import io
+import itertools
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stderr
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.padding import Padding
 
 from jaxpost.faults import Fault, nearest
 
@@ -67,7 +71,9 @@ def generate(
     from jaxpost.sample import generate as complete
     from jaxpost.sample.generate import stops_at
 
-    texts = [as_prompt(_standard_input() if text == "-" else text) for text in prompt]
+    texts = [as_prompt(_text(_standard_input() if text == "-" else text)) for text in prompt]
+    sampling = Sampling(max_new, temperature, top_k, top_p, seed)
+    stop = tuple(string for string in stop if string)
     with _status(f"reading {run}"):
         model = trained.read(run, best)
     tokenizer = model.tokenizer
@@ -76,7 +82,7 @@ def generate(
             model.model,
             model.weights,
             [prompt_ids(tokenizer, text) for text in texts],
-            Sampling(max_new, temperature, top_k, top_p, seed),
+            sampling,
             ends=(tokenizer.eos,),
             stop=stops_at(stop, tokenizer.decode) if stop else None,
         )
@@ -88,6 +94,8 @@ def chat(
     run: Positional[str], max_new: int = 128, temperature: float = 0.7, top_p: float = 0.95, seed: int = 0
 ) -> None:
     """Talk with a run's model. An empty line or end of input ends it; /new forgets what was said."""
+    from dataclasses import replace
+
     from jaxpost.data.text import STOP, chat_prompt
     from jaxpost.recipes import trained
     from jaxpost.recipes.review import prompt_ids
@@ -97,6 +105,7 @@ def chat(
     with _status(f"reading {run}"):
         model = trained.read(run)
     tokenizer, turns, said = model.tokenizer, [], 0
+    sampling = Sampling(max_new, temperature, 0, top_p)
     stop = stops_at((STOP,), tokenizer.decode)
     room = model.model.max_length - max_new
     while line := _asked():
@@ -111,9 +120,8 @@ def chat(
             turns = []
             _say(f"[yellow](that is {len(prompt)} tokens, and the model has room for {room}: say it shorter)[/yellow]")
             continue
-        sampling = Sampling(max_new, temperature, 0, top_p, seed + said)
-        written = ""
-        for (completion,) in stream(model.model, model.weights, [prompt], sampling, ends=(tokenizer.eos,), stop=stop):
+        written, drawn = "", replace(sampling, seed=seed + said)
+        for (completion,) in stream(model.model, model.weights, [prompt], drawn, ends=(tokenizer.eos,), stop=stop):
             text = tokenizer.decode(completion.tokens)
             print(text[len(written) :], end="", flush=True)
             written = text
@@ -189,7 +197,7 @@ def list_configs(directory: Positional[Path] = Path("configs")) -> None:
     for path, (purpose, names) in found.items():
         if names:
             _say(f"[bold]{_escaped(str(path))}[/bold]  {', '.join(names)}")
-            _say(f"    {_escaped(purpose)}", wrapped=True)
+            Console(highlight=False).print(Padding(_escaped(purpose), (0, 0, 0, 4)))
 
 
 TYPED: dict[str, Callable[..., Any]] = {
@@ -238,9 +246,28 @@ def _run(arguments: list[str]) -> None:
     elif verb in FREE:
         FREE[verb](rest)
     elif verb in TYPED:
-        tyro.cli(TYPED[verb], args=rest, prog=f"jaxpost {verb}")
+        _read(TYPED[verb], rest, f"jaxpost {verb}")()
     else:
         raise Fault(f"jaxpost has no verb {verb!r}; {nearest(verb, VERBS)}")
+
+
+def _read(function: Callable[..., Any], arguments: list[str], command: str) -> Callable[[], Any]:
+    """The call that the arguments ask for. What is wrong with them is said in a sentence."""
+
+    @functools.wraps(function)
+    def bound(*positional: Any, **named: Any) -> Callable[[], Any]:
+        return functools.partial(function, *positional, **named)
+
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            return tyro.cli(bound, args=arguments, prog=command)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        rows = [line.strip("│╭╮ ") for line in box.getvalue().splitlines() if not line.startswith("╰")]
+        told = " ".join(itertools.takewhile(lambda row: not row.startswith("─" * 9), [row for row in rows[1:] if row]))
+        raise Fault(f"{command}: {told or 'that was not understood'}; {command} --help tells more") from error
 
 
 def _usage() -> str:
@@ -274,16 +301,27 @@ def _config_name(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
 def _asked() -> str:
     """What the user says next; of piped input, without the mark that asks for it."""
     try:
-        return input("> " if sys.stdin.isatty() else "").strip()
+        return _text(input("> " if sys.stdin.isatty() else "").strip())
     except EOFError:
         return ""
+    except UnicodeDecodeError as error:
+        raise Fault(f"standard input is not {error.encoding}") from error
 
 
 def _standard_input() -> str:
     try:
         return sys.stdin.read().rstrip("\n")
     except UnicodeDecodeError as error:
-        raise Fault(f"standard input is not {error.encoding} (byte {error.start + 1})") from error
+        raise Fault(f"standard input is not {error.encoding}") from error
+
+
+def _text(given: str) -> str:
+    """As it is, if it is text: bytes that are none come in disguise, and no tokenizer takes them."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise Fault(f"what was given is not UTF-8 (character {error.start + 1})") from error
+    return given
 
 
 PLAIN = str.maketrans({"⟦": "[[", "⟧": "]]", "…": "...", "−": "-", "–": "-", "±": "+-", "·": "-", "━": "-", "╸": "-"})
@@ -317,8 +355,8 @@ def _complain(text: str) -> None:
     sys.exit(2)
 
 
-def _say(text: str, wrapped: bool = False) -> None:
-    Console(highlight=False).print(text, soft_wrap=not wrapped)
+def _say(text: str) -> None:
+    Console(highlight=False).print(text, soft_wrap=True)
 
 
 def _escaped(text: str) -> str:

@@ -78,8 +78,10 @@ class Task:
             fields["options_"] = format_options(closed)
         if unknown := chosen.fields() - fields.keys():
             name = min(unknown)
-            raise Fault(f"task {self.name}: template {template % len(self.templates)} asks for the field "
-                        f"{{{name}}}, which its rows lack; {nearest(name, fields)}")
+            raise Fault(
+                f"task {self.name}: template {template % len(self.templates)} asks for the field "
+                f"{{{name}}}, which its rows lack; {nearest(name, fields)}"
+            )
         return Example(
             prompt=chosen.prompt.format_map(fields) + "\n",
             target=chosen.target.format_map(fields),

@@ -40,10 +40,11 @@ def parts_of(row: Row | Example, columns: Mapping[str, str] | None = None) -> tu
         )
     if shape == ("messages",):
         return conversation(fields["messages"], where)
+    theirs = {ours: name for name, ours in (columns or {}).items()}
     if shape == ("text",):
-        return (Part(_string(fields, "text", where), True),)
-    completion = _string(fields, "completion", where)
-    return Part(as_prompt(_string(fields, "prompt", where), completion), False), Part(completion, True)
+        return (Part(_string(fields, "text", where, theirs), True),)
+    completion = _string(fields, "completion", where, theirs)
+    return Part(as_prompt(_string(fields, "prompt", where, theirs), completion), False), Part(completion, True)
 
 
 def as_prompt(prompt: str, completion: str = "") -> str:
@@ -99,10 +100,11 @@ def _renamed(row: Row, columns: Mapping[str, str], where: str) -> dict[str, Any]
     return kept | {ours: row[theirs] for theirs, ours in columns.items()}
 
 
-def _string(fields: Mapping[str, Any], name: str, where: str) -> str:
+def _string(fields: Mapping[str, Any], name: str, where: str, theirs: Mapping[str, str] | None = None) -> str:
+    """A field that must be text; `theirs` are the names that the file has for ours."""
     if name not in fields:
         raise Fault(f"{where}: the field {name!r} is missing; {nearest(name, map(str, fields))}")
-    value = fields[name]
+    value, name = fields[name], (theirs or {}).get(name, name)
     if not isinstance(value, str):
         raise Fault(f"{where}: the field {name!r} must be a string, not {_kind(value)}")
     if not value.isascii():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from jaxpost.arrays import Array, Batch, Tree
+from jaxpost.arrays import Array, Batch, HostBatch, Tree
 from jaxpost.evals.rank import Pair, Score, Scores
 from jaxpost.faults import Fault
 from jaxpost.kernels.attention import Rows
@@ -61,7 +61,9 @@ class TokenStats(NamedTuple):
     count: int
 
 
-def token_stats(config: Decoder, weights: Tree, batches: Iterable[Batch], most: int | None = None) -> TokenStats:
+def token_stats(
+    config: Decoder, weights: Tree, batches: Iterable[Batch | HostBatch], most: int | None = None
+) -> TokenStats:
     """Perplexity and token accuracy over the trained targets of all batches, each token counting the same."""
     totals = np.zeros(3)
     for sums in _one_late(row_sums(config, weights, batch, most) for batch in batches):

@@ -5,6 +5,7 @@ A directory that `save` wrote loads in transformers 4 and 5 and gives the same l
 """
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -138,8 +139,23 @@ def _said(faults: Mapping[str, list[str]]) -> str:
     return "; ".join(f"{len(found)} {what}: {_listed(found)}" for what, found in faults.items() if found)
 
 
-def _listed(items: list[str], most: int = 8) -> str:
-    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
+def _listed(items: list[str]) -> str:
+    """All of them, those that differ in their layer's number only as one: `layers.{0-3,7}.up`."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for item in items:
+        before, number, after = (re.split(r"(?<=layers\.)(\d+)(?=\.)", item, maxsplit=1) + ["-1", ""])[:3]
+        groups.setdefault((before, after), []).append(int(number))
+    return ", ".join(before + _ranges(numbers) + after for (before, after), numbers in groups.items())
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`7`, `{0-3,7}`; nothing for what has no number."""
+    if numbers == [-1]:
+        return ""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    said = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    return said if len(numbers) == 1 else f"{{{said}}}"
 
 
 def _assemble(checkpoint: weights.Checkpoint, path: str, spec: ParamSpec) -> np.ndarray:

@@ -93,8 +93,8 @@ def quantise_specs(specs: Tree, format: Format, targets: Iterable[str] = TARGETS
 
 def _matrices(specs: Mapping[str, ParamSpec], targets: Iterable[str]) -> set[str]:
     """The targets that are weights, not norms, biases or empty slots."""
-    flat = {path: spec for path, spec in specs.items() if spec is not None and not spec.optional}
-    return {path for path in trees.select(flat, targets, "quantised weights") if all(flat[path].groups[1:])}
+    chosen = {path: specs[path] for path in trees.select(specs, targets, "quantised weights")}
+    return {path for path, spec in chosen.items() if spec and not spec.optional and all(spec.groups[1:])}
 
 
 def is_quantised(leaf: Any) -> bool:

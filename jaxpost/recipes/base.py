@@ -87,7 +87,5 @@ def load(model: Model, mesh: Mesh) -> Loaded:
         return Loaded(config, tokenizer, weights, specs)
     format = FORMATS[model.quant]
     stored = quant.quantise_specs(specs, format)
-    pack: Any = jax.jit(
-        lambda w: quant.quantise_tree(w, specs, format), out_shardings=shard.shardings(stored, mesh)
-    )
+    pack: Any = jax.jit(lambda w: quant.quantise_tree(w, specs, format), out_shardings=shard.shardings(stored, mesh))
     return Loaded(config, tokenizer, pack(weights), stored)

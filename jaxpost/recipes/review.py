@@ -112,9 +112,7 @@ def compared(parts: Sequence[Suite], before: Mapping[str, float], after: Mapping
     )
 
 
-def answer(
-    examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int
-) -> list[str]:
+def answer(examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int) -> list[str]:
     """What the model writes for each prompt, greedily, up to its end token. Prompts of similar length share a batch."""
     if not examples:
         return []
@@ -217,8 +215,10 @@ class Reviewing:
             write_json(self._directory / name, content)
 
     def _read(self, name: str) -> Any:
-        path = self._directory / name
-        return json.loads(path.read_text()) if path.is_file() else None
+        try:
+            return json.loads((self._directory / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there, or damaged: the table then has no column "before"
+            return None
 
 
 def _straight(task: Task, count: int) -> Iterator[Example]:

@@ -69,6 +69,7 @@ LEAST = {
     **dict.fromkeys(("batches.rows", "batches.seq_len", "train.microbatches", "review.rows"), 1),
     **dict.fromkeys(("train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_batches"), 0),
     **dict.fromkeys(("train.save_every", "review.examples", "review.generations"), 0),
+    **dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip"), 0),
 }
 
 
@@ -104,7 +105,9 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
     steps = train.steps or reading(loader.batches, "counting the batches of an epoch")
     kept = config.data.held_out(train.seed)
     if train.eval_every and train.eval_batches and not len(kept):
-        raise Fault(f"train.eval_every is {train.eval_every}, but no rows are held out; set it to 0, or raise data.hold")
+        raise Fault(
+            f"train.eval_every is {train.eval_every}, but no rows are held out; set it to 0, or raise data.hold"
+        )
     return Data(Prefetch(loader), loader, steps, lambda: Loader(kept, tokenizer, seed=None, epochs=1, **options))
 
 

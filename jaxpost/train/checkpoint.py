@@ -3,6 +3,7 @@
 
 import json
 import logging
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ class Checkpoints:
         if step is None:
             raise Fault(f"{manager.directory} has no checkpoint; train first, or name another run")
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        _quiet_when_closed()
         try:
             read = manager.restore(step, args=arguments)
             if jax.tree.structure(read["state"]) != jax.tree.structure(abstract):
@@ -116,6 +118,17 @@ class _DiskFaults:
         ) from error
 
 
+def _quiet_when_closed() -> None:
+    """A read that fails leaves others under way, whose threads then complain that nobody waits for them any more."""
+    hook = sys.unraisablehook
+
+    def heard(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+            hook(unraisable)
+
+    sys.unraisablehook = heard
+
+
 def _manager(directory: Path, keep: int, read_only: bool) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     try:
@@ -142,5 +155,7 @@ def _gathered(source: dict[str, Any]) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    line = lines[0].partition(" See full TensorStore")[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    for trail in (" See full TensorStore", " [tensorstore_spec", " [source locations"):
+        line = line.partition(trail)[0]
     return line if len(line) <= 300 else f"{line[:100]} ... {line[-200:]}"  # the cause of causes stands last
