@@ -4,6 +4,7 @@ error; `train`, which is watched, says everything on standard output."""
 
 import codecs
 import functools
+import inspect
 import io
 import itertools
 import os
@@ -258,6 +259,11 @@ def _read(function: Callable[..., Any], arguments: list[str], command: str) -> C
     def bound(*positional: Any, **named: Any) -> Callable[[], Any]:
         return functools.partial(function, *positional, **named)
 
+    verb = command.removeprefix("jaxpost ")
+    known = {f"--{name.replace('_', '-')}" for name in (*inspect.signature(function).parameters, "help")}
+    flags = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
+    if unknown := [flag for flag in flags if flag.replace("--no-", "--") not in known]:
+        raise Fault(f"{verb}: no flag {unknown[0]}; {nearest(unknown[0], known)}")
     box = io.StringIO()
     try:
         with redirect_stderr(box):
@@ -265,9 +271,12 @@ def _read(function: Callable[..., Any], arguments: list[str], command: str) -> C
     except SystemExit as error:
         if not error.code:
             raise
-        rows = [line.strip("│╭╮ ") for line in box.getvalue().splitlines() if not line.startswith("╰")]
-        told = " ".join(itertools.takewhile(lambda row: not row.startswith("─" * 9), [row for row in rows[1:] if row]))
-        raise Fault(f"{command}: {told or 'that was not understood'}; {command} --help tells more") from error
+        # The first part of a box of lines: what is missing or wrong. The rest repeats the help.
+        rows = [row for line in box.getvalue().splitlines()[1:] if (row := line.strip("│╰╯|+ "))]
+        rows = itertools.dropwhile(lambda row: not row.strip("─-"), rows)
+        told = " ".join(itertools.takewhile(lambda row: row.strip("─-"), rows))
+        told = told.replace(f"Missing from {command}:", "missing:").removesuffix(".")
+        raise Fault(f"{verb}: {told or 'the arguments make no sense'}; {command} --help tells more") from error
 
 
 def _usage() -> str:

@@ -74,7 +74,7 @@ def assemble(config: Decoder, stored: Tree, kind: DeltaConfig, optim: Optimiser,
         mine, rest = delta.partition(params.init(whole, key))
         return states.start(mine, optimiser), rest
 
-    state, rest = jax.eval_shape(make, jax.random.key(0))
+    state, rest = jax.eval_shape(make, jax.eval_shape(jax.random.key, 0))
     state_places = states.shardings(state, shard.shardings(trainable, mesh), mesh)
     fixed_places = shard.shardings(fixed, mesh)
     frozen = {"base": params.abstract(stored), "fixed": rest}
@@ -99,7 +99,7 @@ def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, Any]:
 
 
 def abstract_key(mesh: Mesh) -> Any:
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(jax.random.key, 0)
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, P()))
 
 

@@ -39,7 +39,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, read_only: bool = False):
-        """`read_only`: to look at a run that may be training now, whose unfinished checkpoints are not ours to clear."""
+        """`read_only`: to look at a run that may be training, whose unfinished checkpoints are not ours to clear."""
+        _quiet_when_closed()
         self.directory = directory.absolute()
         self._latest = _manager(self.directory / "latest", 2, read_only)
         self._best = _manager(self.directory / "best", 1, read_only)
@@ -81,7 +82,6 @@ class Checkpoints:
         if step is None:
             raise Fault(f"{manager.directory} has no checkpoint; train first, or name another run")
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
-        _quiet_when_closed()
         try:
             read = manager.restore(step, args=arguments)
             if jax.tree.structure(read["state"]) != jax.tree.structure(abstract):
@@ -119,13 +119,17 @@ class _DiskFaults:
 
 
 def _quiet_when_closed() -> None:
-    """A read that fails leaves others under way, whose threads then complain that nobody waits for them any more."""
+    """A read or write that fails leaves others under way, whose threads complain that nobody waits for them any more:
+    tracebacks on a terminal where one sentence says what failed."""
     hook = sys.unraisablehook
+    if getattr(hook, "quiet", False):
+        return
 
     def heard(unraisable: Any) -> None:
         if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
             hook(unraisable)
 
+    heard.quiet = True  # pyright: ignore[reportFunctionMemberAccess]
     sys.unraisablehook = heard
 
 
