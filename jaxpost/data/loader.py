@@ -14,7 +14,7 @@ import numpy as np
 from jaxpost.data.order import Order
 from jaxpost.data.packing import Blocks, Overlong, Packer, Shifted, lay
 from jaxpost.data.text import parts_of, place
-from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, tokenise
+from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, tokenise
 from jaxpost.faults import Fault, nearest
 
 Batch = dict[str, np.ndarray]
@@ -185,12 +185,7 @@ class Loader:
         at = getattr(self.rows, "at", None)
         row = at(epoch, index) if at else self.rows[index]
         if isinstance(row, Tokens):  # tokenised once and for all
-            if row.ids.max(initial=0) >= self.tokenizer.vocab_size:
-                raise Fault(
-                    f"row {index} of the token ids holds {row.ids.max()}, and the tokenizer has only "
-                    f"{self.tokenizer.vocab_size} pieces; it was made with another tokenizer"
-                )
-            return row, f"row {index}"
+            return check_ids(self.tokenizer, row, f"row {index}"), f"row {index}"
         where = place(row)
         return tokenise(self.tokenizer, parts_of(row, self.columns), self.train_on, where), where
 

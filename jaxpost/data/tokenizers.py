@@ -155,3 +155,13 @@ def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
             f"the tokenizer has {tokenizer.vocab_size} pieces, the model's embedding only {vocab_size} rows; "
             f"use the model's own tokenizer, or a model with vocab_size >= {tokenizer.vocab_size}"
         )
+
+
+def check_ids(tokenizer: Tokenizer, tokens: Tokens, where: str) -> Tokens:
+    """Tokens from a file, if the tokenizer knows all of them."""
+    if (largest := tokens.ids.max(initial=0)) >= tokenizer.vocab_size:
+        raise Fault(
+            f"{where} of the token ids holds {largest}, and the tokenizer has only {tokenizer.vocab_size} pieces; "
+            "make the ids again with this tokenizer"
+        )
+    return tokens

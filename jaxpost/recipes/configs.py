@@ -42,7 +42,7 @@ def listed(path: Path) -> tuple[str, list[str]]:
     except (SyntaxError, ValueError) as error:
         return f"(cannot be read: {error})", []
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
-    names = [node.name for node in found if not any(vars(node.args).values())]
+    names = [node.name for node in found if not any(vars(node.args).values()) and not _gives_none(node)]
     purpose = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
     return purpose, names if _imports_jaxpost(tree) else []
 
@@ -59,6 +59,10 @@ def recipe(config: Any) -> ModuleType:
 def _is_config(value: Any, module: ModuleType) -> bool:
     own = inspect.isfunction(value) and value.__module__ == module.__name__ and not value.__name__.startswith("_")
     return own and not inspect.signature(value).parameters
+
+
+def _gives_none(node: ast.FunctionDef) -> bool:
+    return isinstance(node.returns, ast.Constant) and node.returns.value is None
 
 
 def _imports_jaxpost(tree: ast.Module) -> bool:

@@ -20,7 +20,7 @@ from rich.text import Text
 from jaxpost.arrays import Tree
 from jaxpost.data.tasks import Example, Task
 from jaxpost.data.text import Part, parts_of
-from jaxpost.data.tokenizers import Tokenizer, Tokens
+from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids
 from jaxpost.evals import report, table, text
 from jaxpost.evals.rank import question, rank
 from jaxpost.evals.score import Scorer
@@ -144,15 +144,17 @@ class Reviewing:
         self._console = Console(quiet=jax.process_index() > 0, highlight=False)
 
     def before(self, weights: Tree) -> None:
-        with status("measuring the model before training", self._console):
-            found = self._look(weights)
-        self._write(BEFORE, found)
+        """Measures the model that the run starts from, unless an earlier start of the run did, in the same way."""
+        if self._measured() is None:
+            with status("measuring the model before training", self._console):
+                found = self._look(weights)
+            self._write(BEFORE, found)
 
     def after(self, weights: Tree) -> None:
         """Measures again, writes the table, the answers and the report, and shows them."""
         with status("measuring the model after training", self._console):
             now = self._look(weights)
-        before = self._read(BEFORE) or {"scores": {}, "answers": [""] * len(self._samples), "notes": []}
+        before = self._measured() or {"scores": {}, "answers": [""] * len(self._samples)}
         rows = compared(self._parts, before["scores"], now["scores"])
         samples = [
             {"prompt": example.prompt, "target": example.target, "before": old, "after": new}
@@ -175,7 +177,11 @@ class Reviewing:
     def _look(self, weights: Tree) -> dict[str, Any]:
         scores, notes = measure(self._parts, self._config, self._tokenizer, weights, self._review.rows)
         answers = answer(self._samples, self._config, self._tokenizer, weights, self._review.rows)
-        return {"scores": scores, "notes": notes, "answers": answers}
+        return {"of": self._of(), "scores": scores, "notes": notes, "answers": answers}
+
+    def _of(self) -> dict[str, Any]:
+        """What two measurements must have in common to be compared."""
+        return {"examples": self._review.examples, "prompts": [example.prompt for example in self._samples]}
 
     def _chosen(self, corpus: Corpus) -> tuple[Example, ...]:
         """A few prompts: from every group of tasks in turn, or the first held-out rows."""
@@ -191,7 +197,7 @@ class Reviewing:
     def _sample(self, row: Any, corpus: Corpus) -> Example:
         """A row as a prompt and what follows it; of plain text, the beginning and how it goes on."""
         if isinstance(row, Tokens):
-            pieces = [Part(self._tokenizer.decode(row.ids[:64]), True)]
+            pieces = [Part(self._tokenizer.decode(check_ids(self._tokenizer, row, "a row").ids[:64]), True)]
         else:
             pieces = parts_of(row, corpus.columns)
         split = next((i for i, part in enumerate(pieces) if part.trained), 0)
@@ -214,10 +220,11 @@ class Reviewing:
             self._directory.mkdir(parents=True, exist_ok=True)
             write_json(self._directory / name, content)
 
-    def _read(self, name: str) -> Any:
+    def _measured(self) -> Any:
         try:
-            return json.loads((self._directory / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there, or damaged: the table then has no column "before"
+            found = json.loads((self._directory / BEFORE).read_text(encoding="utf-8"))
+            return found if found["of"] == self._of() else None
+        except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged
             return None
 
 

@@ -136,6 +136,10 @@ def console() -> Console:
     return Console(quiet=jax.process_index() > 0)
 
 
+def _say(text: str) -> None:
+    console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def settle(directory: Path, config: Any, begun: bool) -> None:
     """Writes the config into the run directory; refuses to go on with a run under other settings."""
     if begun:
@@ -192,15 +196,14 @@ def train(
         begun = checkpoints.step()
         settle(directory, config, begun is not None)
         state, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1))
+        session = Session(config, directory, model, data, assembly, programs, {"base": model.weights, "fixed": fixed})
+        reviewing = Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
+        reviewing.before(session.weights(state))
         if begun is not None:
             saved = checkpoints.restore(assembly.state)
             state = saved.state
             data.source.restore(join(saved.sources))
-            console().print(f"going on from step {begun} of {directory}", highlight=False)
-        session = Session(config, directory, model, data, assembly, programs, {"base": model.weights, "fixed": fixed})
-        reviewing = Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
-        if begun is None:
-            reviewing.before(session.weights(state))
+            _say(f"going on from step {begun} of {directory}")
         if int(state.step) < data.steps:
             with _log(directory, begun or 0) as log, closing(data.source):
                 state = _fit(session, state, checkpoints, log)
@@ -226,7 +229,7 @@ def _say_what_was_left_out(counts: Counts, seq_len: int) -> None:
     told = {"truncated to it": counts.truncated, "left out": counts.dropped}
     if any(told.values()):
         said = ", ".join(f"{number:,} {what}" for what, number in told.items() if number)
-        console().print(f"Of {counts.examples:,} examples read, some are longer than seq_len {seq_len}: {said}.")
+        _say(f"Of {counts.examples:,} examples read, some are longer than seq_len {seq_len}: {said}.")
 
 
 def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable[[int, Metrics], None]) -> State:

@@ -45,7 +45,7 @@ def difference(one, other):
     )
 
 
-@pytest.mark.parametrize("shape, microbatches", [(None, 2), (None, 4), (CUBE, 1), (CUBE, 4)])
+@pytest.mark.parametrize("shape, microbatches", [(None, 2), (None, 4), (CUBE, 4)])
 def test_neither_microbatches_nor_devices_change_anything(shape, microbatches):
     update, metrics = updated(shape, microbatches)
     wanted, wanted_metrics = updated(None, 1)

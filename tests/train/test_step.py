@@ -67,12 +67,11 @@ def test_a_frozen_base_serves_many_runs():
     assert ends[0].step == 3 and identical(*ends)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_the_gradient_norm_is_that_of_the_gradient(name):
-    assembly, _ = program(name)
-    _, _, frozen, after, (metrics,) = taken(name)
+def test_the_gradient_norm_is_that_of_the_gradient():
+    assembly, _ = program("lora")
+    _, _, frozen, after, (metrics,) = taken("lora")
     state, _ = started(assembly)
-    loss = sft.make_loss(CONFIG, config(delta=KINDS[name]))
+    loss = sft.make_loss(CONFIG, config(delta=KINDS["lora"]))
     batch = {key: jnp.asarray(value) for key, value in uneven().items()}
     whole = {**batch, **sft.denominators(batch)}
     key = jax.random.fold_in(jax.random.key(0), 0)
