@@ -137,13 +137,12 @@ def evaluate(
     every_task: bool = False,
     best: bool = False,
 ) -> None:
-    """Score a run's model beside its base on the built-in tasks; a run's own held-out tasks are told apart."""
-    from dataclasses import replace
-
+    """Score a run's model beside its base: on the built-in tasks, what the run held out told apart, or, if it was
+    trained on other data, by how well it predicts the held-out rows (as many as --examples)."""
     from jaxpost.evals import table
     from jaxpost.recipes import trained
     from jaxpost.recipes.corpus import Tasks
-    from jaxpost.recipes.review import compared, measure, suites
+    from jaxpost.recipes.review import compared, measure, predictions, suites
 
     if examples < 1:
         raise Fault(f"--examples is {examples}; give at least 1 a task")
@@ -152,17 +151,22 @@ def evaluate(
         raise Fault(f"no cluster is named {unknown[0]!r}; {nearest(unknown[0], known)}")
     with _status(f"reading {run}"):
         model = trained.read(run, best)
-    corpus = model.config.data if isinstance(getattr(model.config, "data", None), Tasks) else Tasks()
-    parts = [p for p in suites(replace(corpus, only=()), examples) if not clusters or p.task.cluster in clusters]
-    scores = []
-    for name, weights in (("the base", model.base), ("the tuned model", model.weights)):
-        if weights is model.base or model.delta:
-            with _status(f"measuring {name}"):
-                found, notes = measure(parts, model.model, model.tokenizer, weights, 32)
-            scores.append(found)
-    evaluation = table.Evaluation(compared(parts, scores[0], scores[-1]), tuple(notes))
+    corpus = Tasks() if model.config is None else model.config.data
+    measured = {"the base": model.base} | ({"the tuned model": model.weights} if model.delta else {})
     console = Console(highlight=False)
-    console.print(table.render(evaluation, every_task))
+    if not isinstance(corpus, Tasks):
+        for name, weights in measured.items():
+            with _status(f"measuring {name}"):
+                found = predictions(model.config, model.model, model.tokenizer, weights, examples)
+            console.print(f"{name:<16} {found}")
+        return
+    parts = [p for p in suites(corpus.everything(), examples) if not clusters or p.task.cluster in clusters]
+    scores = []
+    for name, weights in measured.items():
+        with _status(f"measuring {name}"):
+            found, notes = measure(parts, model.model, model.tokenizer, weights, 32)
+        scores.append(found)
+    console.print(table.render(table.Evaluation(compared(parts, scores[0], scores[-1]), tuple(notes)), every_task))
 
 
 def export(

@@ -82,7 +82,10 @@ def test_help_and_version(run):
         (("train", LORA, "--delta", "Full"), "--delta is a group of fields; set one: --delta.rank, "),
         (("train", FULL, "--delta.rank", "4"), "delta is Full in this config, which has no field 'rank'; Lora has it"),
         (("train", LORA, "--data.train", "x"), "data is Tasks in this config, which has no field 'train'; Files has"),
-        (("train", LORA, "--data.weighting.value", "x"), "Proportional in this config, which has no field 'value'"),
+        (
+            ("train", LORA, "--data.weighting.t", "2"),
+            "Proportional in this config, which has no field 't'; Temperature has",
+        ),
         (("train", LORA, "--optim.lr", "abc"), "--optim.lr takes a number, not 'abc'"),
         (("train", LORA, "--optim.lr=abc", "--train.steps", "3"), "--optim.lr takes a number, not 'abc'"),
         (("train", LORA, "--train.steps", "4.5"), "--train.steps takes a whole number, not '4.5'"),
@@ -188,7 +191,9 @@ def test_bad_rows_are_named_by_file_line_and_field(run, tmp_path, row, said):
     path.write_text("".join(f"{line}\n" for line in [*map(json.dumps, GOOD[:6]), row, *map(json.dumps, GOOD[6:])]))
     config = (*TINY_ROWS[1:], "--data.train", path, "--data.hold", "2")
     # Five rows are shown: under some of the seeds the bad one is among them.
-    found = [(code, err) for code, _, err in (run("data", "show", *config, "--train.seed", n) for n in range(12)) if err]
+    found = [
+        (code, err) for code, _, err in (run("data", "show", *config, "--train.seed", n) for n in range(12)) if err
+    ]
     if said is None:
         assert not found  # an empty answer still ends, and that is trained
     else:

@@ -12,7 +12,6 @@ from jaxpost import trees
 from jaxpost.arrays import Array, Tree
 from jaxpost.params import ParamSpec, constant
 
-
 TARGETS = ("layers/*",)
 """What is quantised unless told otherwise: the blocks. Embedding and head stay, being looked up or read by softmax."""
 

@@ -26,7 +26,7 @@ DeltaConfig = delta.Lora | delta.Full
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled piece of a run: what is called, and abstract arguments (shapes, types, shardings) to compile it for."""
+    """A compiled piece of a run: what is called, and abstract arguments (shapes, types, places) to compile it for."""
 
     call: Any
     arguments: tuple[Any, ...]

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -96,17 +97,18 @@ def _said(act: Callable[[], Any], path: Path) -> Any:
     except SyntaxError as error:
         raise Fault(f"{error.filename or path}, line {error.lineno}: not Python, {error.msg}") from error
     except Exception as error:
-        frames = reversed(inspect.getinnerframes(error.__traceback__))
+        frames = reversed(traceback.extract_tb(error.__traceback__))
         line = next((frame.lineno for frame in frames if Path(frame.filename) == path), "?")
         raise Fault(f"{path}, line {line}: {type(error).__name__}: {error}{_offered(str(error))}") from error
 
 
 def _offered(message: str) -> str:
-    """For a field that a config type does not have, those that it has."""
-    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    """For a field that a config type does not have, those that it has (if it is not named, those of all types)."""
+    found = re.match(r"(?:(\w+)\.__init__\(\) )?got an unexpected keyword argument '(\w+)'", message)
     if not found:
         return ""
     kind, name = found.groups()
-    ours = [vars(module).get(kind) for key, module in sys.modules.items() if key.startswith("jaxpost.")]
-    known = {field.name for value in ours if dataclasses.is_dataclass(value) for field in dataclasses.fields(value)}
+    modules = [module for key, module in sys.modules.items() if key.startswith("jaxpost.")]
+    types = [value for module in modules for key, value in vars(module).items() if key == (kind or key)]
+    known = {field.name for value in types if dataclasses.is_dataclass(value) for field in dataclasses.fields(value)}
     return f"; {nearest(name, known)}" if known else ""

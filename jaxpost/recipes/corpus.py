@@ -2,7 +2,7 @@
 """What a run learns from, as config: tasks worded as instructions, files of rows, or generated text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -47,6 +47,11 @@ class Tasks:
                 raise Fault(f"data.only: no cluster {name!r}; {nearest(name, clusters)}")
         wanted = {*self.only, *self.held_out_clusters} if self.only else clusters
         return tuple(task for task in nano.TASKS.values() if task.cluster in wanted)
+
+    def everything(self) -> "Tasks":
+        """The same with all other clusters too, as what they are to this run: never seen."""
+        others = {task.cluster for task in nano.TASKS.values()} - {task.cluster for task in self.all()}
+        return replace(self, only=(), held_out_clusters=(*self.held_out_clusters, *sorted(others)))
 
     def division(self) -> Division:
         return split_tasks(self.all(), self.held_out_tasks, self.held_out_clusters)

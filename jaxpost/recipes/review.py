@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run taught, as its user sees it: scores before and after, a few answers, the report, what to try next."""
 
+import itertools
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from jaxpost.arrays import Tree
+from jaxpost.arrays import HostBatch, Tree
+from jaxpost.data.loader import Loader
 from jaxpost.data.tasks import Example, Task
 from jaxpost.data.text import Part, parts_of
 from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids
 from jaxpost.evals import report, table, text
 from jaxpost.evals.rank import question, rank
-from jaxpost.evals.score import Scorer
+from jaxpost.evals.score import Scorer, token_stats
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes.corpus import Corpus, Tasks
 from jaxpost.sample import Sampling, generate
@@ -93,6 +96,27 @@ def measure(
         judged = [judge(a, example.target) for a, example in zip(written, part.examples, strict=True)]
         scores[part.task.name] = sum(judged) / len(judged)
     return scores, notes
+
+
+def predictions(config: Any, model: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int) -> str:
+    """How well a model predicts the trained tokens of a run's held-out rows, in one line."""
+    kept, batches = config.data.held_out(config.train.seed), config.batches
+    loader = Loader(
+        kept,
+        tokenizer,
+        min(rows, len(kept), 32),
+        batches.seq_len,
+        epochs=1,
+        seed=None,
+        train_on=batches.train_on,
+        columns=config.data.columns,
+    )
+    drawn = itertools.islice(_until_its_end(loader), max(1, rows // 32))
+    stats = token_stats(model, weights, drawn, most=1)
+    return (
+        f"loss {stats.loss:.4f}  perplexity {stats.perplexity:.2f}  token accuracy {100 * stats.accuracy:.1f} %  "
+        f"({stats.count:,} tokens)"
+    )
 
 
 def compared(parts: Sequence[Suite], before: Mapping[str, float], after: Mapping[str, float]) -> tuple[table.Row, ...]:
@@ -253,3 +277,9 @@ def _shown(sample: dict[str, str]) -> Text:
     for name, style in (("target", "dim"), ("before", "red"), ("after", "green")):
         shown.append(f"  {name:<7}", "dim").append(f"{sample[name]}\n", style)
     return shown
+
+
+def _until_its_end(loader: Loader) -> Iterator[HostBatch]:
+    with suppress(StopIteration):
+        while True:
+            yield loader.next()

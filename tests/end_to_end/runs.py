@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
 
 
-def jaxpost(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def jaxpost(*arguments: str, command: Sequence[str] = COMMAND, **options: Any) -> subprocess.CompletedProcess[str]:
     """The verb, to its end."""
     options = {"stdin": subprocess.DEVNULL, "env": environment()} | options
     if "input" in options:
         del options["stdin"]
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=300, **options
+        [*command, *arguments], capture_output=True, text=True, encoding="utf-8", cwd=ROOT, timeout=300, **options
     )
 
 
