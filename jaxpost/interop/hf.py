@@ -152,6 +152,7 @@ def _ranges(numbers: list[int]) -> str:
     """`7`, `{0-3,7}`; nothing for what has no number."""
     if numbers == [-1]:
         return ""
+    numbers = sorted(numbers)
     starts = [n for n in numbers if n - 1 not in numbers]
     ends = [n for n in numbers if n + 1 not in numbers]
     said = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))

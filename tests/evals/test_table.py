@@ -82,12 +82,11 @@ def test_a_row_without_scores_is_shown_and_does_not_count():
 
 @pytest.mark.parametrize("tasks", [False, True])
 def test_the_terminal_table_fits_and_cuts_no_number(tasks):
-    shown = text_of(render(evaluation(), tasks=tasks))
-    assert max(map(len, shown.splitlines())) <= 100
+    shown = text_of(render(evaluation(), tasks=tasks), width=100 if tasks else 80)
     assert "…" not in shown
     (line,) = (line for line in shown.splitlines() if line.startswith("trained tasks"))
     margin = points(evaluation().summary()[0].margin)
-    assert line.split()[4:] == ["3", "tasks", "500", "30.0", "63.3", "+33.3", margin, "+111", "%"]
+    assert line.split()[4:] == ["500", "30.0", "63.3", "+33.3", margin, "+111"]
     assert ("product" in shown) is tasks
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever the disk does, what was saved before stays usable."""
+"""Whatever the disk and the data do, what was learned stays usable."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -50,3 +51,23 @@ def test_a_damaged_checkpoint(run):
     again = longer(run)
     assert again.returncode == 0, again.stderr
     assert f"going on from step 3 of {run}" in again.stdout and runs.saved(run)[0] == 6
+
+
+def test_a_bad_row_far_into_the_data_loses_nothing(tmp_path):
+    """The run is saved where it met the row, and goes on from there once that is mended."""
+    good = [json.dumps({"question": f"What is {i} plus 1?", "answer": str(i + 1)}) for i in range(3000)]
+    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    write = rows.write_text
+    write("\n".join([*good[:1500], '{"question": "What?"}', *good[1501:]]) + "\n")
+    files = (*runs.inputs(tmp_path)["sft_gsm8k_lora"][:-1], str(rows))
+    rare = ("--train.eval-every", "0", "--train.save-every", "0", "--train.steps", "90")
+    command = ("train", "configs/sft_gsm8k_lora.py:tiny", "--run", str(run), *files, *rare, *runs.QUIET)
+    done = runs.jaxpost(*command)
+    assert done.returncode == 2, done.stdout
+    assert done.stderr == f"jaxpost: {rows}:1501: no field 'answer' to be used as 'completion'; known: question\n"
+    step = runs.saved(run)[0]
+    assert 1 < step == runs.steps(run) < 90
+    write("\n".join(good) + "\n")
+    again = runs.jaxpost(*command)
+    assert again.returncode == 0, again.stderr
+    assert f"going on from step {step} of {run}" in again.stdout and runs.saved(run)[0] == 90
