@@ -4,6 +4,7 @@
 import json
 import logging
 import sys
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,10 @@ class _DiskFaults:
 
 
 def _quiet_when_closed() -> None:
-    """A read or write that fails leaves others under way, whose threads complain that nobody waits for them any more:
-    tracebacks on a terminal where one sentence says what failed."""
+    """A read or write that fails leaves others under way, and asyncio complains of each that nobody waits for it any
+    more: pages of tracebacks on a terminal where one sentence says what failed."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine '.*serialize.*' was never awaited", RuntimeWarning)
     hook = sys.unraisablehook
     if getattr(hook, "quiet", False):
         return
