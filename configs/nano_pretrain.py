@@ -24,7 +24,7 @@ def base() -> sft.Config:
         data=sft.Tokens("runs/nano_tokens/tokens.npy"),
         batches=sft.Batches(rows=256, seq_len=512, packing="none"),
         optim=sft.Optimiser(lr=3e-3, schedule="cosine", warmup=200, b2=0.95, weight_decay=0.1, final=0.05),
-        train=sft.Training(steps=6000, eval_every=500, save_every=2000, log_every=10, seed=1),
+        train=sft.Training(steps=8000, eval_every=500, save_every=2000, log_every=10, seed=1),
     )
 
 

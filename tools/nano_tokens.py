@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nano world as tokens: trains its SentencePiece tokenizer, then writes generated text as a matrix of token ids.
 
-    python tools/nano_tokens.py OUT [--documents 400000] [--width 513] [--vocabulary 2048]
+    python tools/nano_tokens.py OUT [--documents 500000] [--width 513] [--vocabulary 2048]
 
 OUT/tokenizer.model is made from the first 20,000 documents and the wordings of the tasks' templates (their words
 occur in the text too; this only makes them whole pieces), OUT/tokens.npy from all documents, on all cores.
@@ -56,7 +56,7 @@ def tokens(job: tuple[str, int, int, int, int]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--documents", type=int, default=400_000)
+    parser.add_argument("--documents", type=int, default=500_000)
     parser.add_argument("--width", type=int, default=513)
     parser.add_argument("--vocabulary", type=int, default=2048)
     options = parser.parse_args()

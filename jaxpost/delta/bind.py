@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxpost import trees
 from jaxpost.arrays import Key, Tree
-from jaxpost.delta.contract import Bound, Edit, dense
+from jaxpost.delta.contract import Bound, Edit
 from jaxpost.delta.insert import Insert
 from jaxpost.faults import Fault, nearest
 
@@ -53,12 +53,6 @@ def fold(params: Tree, delta: Delta) -> Tree:
         base = _place(flat, path, edit)
         flat[path] = edit.value if isinstance(edit, Insert) else edit.dense(base, jnp.float32)
     return trees.unflatten(flat)
-
-
-def unbind(weights: Tree, dtype: Any = jnp.float32) -> Tree:
-    """A bound tree with every edit and quantised leaf made plain."""
-    flat = trees.flatten(weights)
-    return trees.unflatten({path: None if w is None else dense(w, dtype) for path, w in flat.items()})
 
 
 def partition(delta: Delta) -> tuple[dict[str, Edit], dict[str, Edit]]:

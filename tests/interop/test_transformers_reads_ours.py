@@ -27,7 +27,7 @@ SMALL = Decoder(vocab=40, d=32, layers=3, heads=4, kv_heads=2, head_size=10, ffn
 STRETCHED = dataclasses.replace(SMALL.rope, theta=500.0, factor=4.0, original=32)
 
 
-def compare(directory):
+def assert_same_logits(directory):
     """Same logits, with nothing missing or left over on their side."""
     config, params = load(directory)
     tokens = np.random.default_rng(0).integers(0, config.vocab, (2, 48))
@@ -50,13 +50,13 @@ def test_fresh_models(tmp_path, config, shard_bytes):
     flat = trees.flatten(parameters.init(specs(config), jax.random.key(0)))
     loud = {path: leaf if leaf is None or "norm" in path else 8 * leaf for path, leaf in flat.items()}
     save(tmp_path / "m", config, trees.unflatten(loud), shard_bytes=shard_bytes)
-    compare(tmp_path / "m")
+    assert_same_logits(tmp_path / "m")
 
 
 @pytest.mark.parametrize("name", ["plain", "tied", "llama3", "biased", "mistral"])
 def test_their_models_through_us(tmp_path, name):
     save(tmp_path / "m", *load(GOLDEN / name, dtype="float32"))
-    compare(tmp_path / "m")
+    assert_same_logits(tmp_path / "m")
 
 
 def test_sixteen_bits_stay_sixteen_bits(tmp_path):

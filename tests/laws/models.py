@@ -103,3 +103,9 @@ def loss(config: Decoder, weights: Any, batch: dict[str, jax.Array], remat: Any 
     scale = batch["mask"] / jnp.sum(batch["mask"])
     part = decoder.head_weights(config, weights)
     return linear_xent(decoder.contract_head, cross_entropy, part, hidden, batch["targets"], scale, chunk=8)[0]
+
+
+def unbind(weights: Any, dtype: Any = jnp.float32) -> Any:
+    """A bound tree with every edit and quantised leaf made plain."""
+    flat = trees.flatten(weights)
+    return trees.unflatten({path: None if w is None else delta.dense(w, dtype) for path, w in flat.items()})

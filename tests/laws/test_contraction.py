@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost import delta
-from jaxpost.delta.bind import unbind
 from tests.jaxprs import products
 from tests.laws.cases import BASES, KINDS, SIZES, USES, Case, applied, bound, cases, exact, folded, slack, wide
+from tests.laws.models import unbind
 
 ON_WEIGHTS = ("float32", "bfloat16", "int8")
 ADDITIVE = ("lora", "rslora16", "dense", "dense16")

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpost import delta, shard, trees
-from jaxpost.delta.bind import unbind
 from jaxpost.models import decoder
 from jaxpost.quant import Int8, QArray
-from tests.laws.models import STACKS, base_of, join, small, stack_of
+from tests.laws.models import STACKS, base_of, join, small, stack_of, unbind
 
 NAMES = st.text("abq", min_size=1, max_size=2)
 LEAVES = st.one_of(

@@ -65,7 +65,7 @@ def fused(token_loss, weights, hidden, chunk=6):
     return linear_xent(contract_head, token_loss, weights, hidden, TARGETS, SCALE, chunk)
 
 
-def close(one, other, rtol=1e-5):
+def assert_close(one, other, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), one, other)
 
 
@@ -87,11 +87,11 @@ def test_value_and_gradients(kind, token_loss):
 
         return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(trained, HIDDEN)
 
-    close(run(fused), run(plain))
+    assert_close(run(fused), run(plain))
 
 
 def test_without_a_gradient():
-    close(fused(cross_entropy, head("plain")[0], HIDDEN), plain(cross_entropy, head("plain")[0], HIDDEN))
+    assert_close(fused(cross_entropy, head("plain")[0], HIDDEN), plain(cross_entropy, head("plain")[0], HIDDEN))
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 2048])
@@ -101,7 +101,7 @@ def test_any_chunk(chunk):
     def run(f):
         return jax.jit(jax.value_and_grad(lambda t, h: f(cross_entropy, whole(t), h)[0], (0, 1)))(trained, HIDDEN)
 
-    close(run(functools.partial(fused, chunk=chunk)), run(plain))
+    assert_close(run(functools.partial(fused, chunk=chunk)), run(plain))
 
 
 def through(kind: str, wrap) -> Any:
@@ -114,7 +114,7 @@ def through(kind: str, wrap) -> Any:
 
 @pytest.mark.parametrize("kind", ["plain", "int8 tied lora"])
 def test_under_checkpoint(kind):
-    close(*through(kind, jax.checkpoint))
+    assert_close(*through(kind, jax.checkpoint))
 
 
 @pytest.mark.parametrize("kind", ["plain", "int8 tied lora"])
@@ -127,7 +127,7 @@ def test_under_scan(kind):
 
         return loss
 
-    close(*through(kind, repeated))
+    assert_close(*through(kind, repeated))
 
 
 def test_under_vmap():
@@ -139,7 +139,7 @@ def test_under_vmap():
         one = jax.grad(lambda t, h: f(cross_entropy, whole(t), h)[0], (0, 1))
         return jax.jit(jax.vmap(one))(many, hidden)
 
-    close(run(fused), run(plain))
+    assert_close(run(fused), run(plain))
 
 
 def gradient_products(f, kind: str, trained_head: bool):
@@ -200,7 +200,7 @@ def test_tokens_of_weight_zero_do_not_matter_whatever_their_target():
         return jax.jit(jax.value_and_grad(loss, (0, 1)))(trained, HIDDEN)
 
     assert int(jnp.sum(SCALE == 0)) > 3
-    close(run(targets), run(TARGETS))
+    assert_close(run(targets), run(TARGETS))
 
 
 def test_losses_hits_and_scale_carry_no_gradient():
@@ -227,5 +227,5 @@ def test_a_head_with_dropout():
     keys = [None, jax.random.key(0), jax.random.key(1)]
     values = [run(whole, key) for key in keys]
     for key, value in zip(keys, values, strict=True):
-        close(value, run(plain, key))
+        assert_close(value, run(plain, key))
     assert len({float(value) for value, _ in values}) == 3
