@@ -21,5 +21,6 @@ def products(f: Callable[..., Any], *args: Any) -> list[tuple[int, ...]]:
     return [
         equation.outvars[0].aval.shape
         for equation in equations(jax.make_jaxpr(f)(*args).jaxpr)
-        if equation.primitive.name == "dot_general" and equation.params["dimension_numbers"][0][0]
+        if equation.primitive.name == "ragged_dot_general"
+        or (equation.primitive.name == "dot_general" and equation.params["dimension_numbers"][0][0])
     ]

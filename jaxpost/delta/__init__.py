@@ -9,11 +9,14 @@ from jaxpost.delta.bind import partition as partition
 from jaxpost.delta.contract import Bound as Bound
 from jaxpost.delta.contract import Edit as Edit
 from jaxpost.delta.contract import Einsum as Einsum
+from jaxpost.delta.contract import Ragged as Ragged
 from jaxpost.delta.contract import Take as Take
 from jaxpost.delta.contract import constrain_weights as constrain_weights
 from jaxpost.delta.contract import contract as contract
 from jaxpost.delta.contract import dense as dense
 from jaxpost.delta.contract import einsum as einsum
+from jaxpost.delta.contract import letters_of as letters_of
+from jaxpost.delta.contract import ragged as ragged
 from jaxpost.delta.contract import take as take
 from jaxpost.delta.dense import Dense as Dense
 from jaxpost.delta.dense import Full as Full

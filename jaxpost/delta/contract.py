@@ -15,6 +15,7 @@ from flax import struct
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
+from jaxpost.kernels.ragged_matmul import ragged_matmul
 from jaxpost.params import ParamSpec
 from jaxpost.quant import QArray, dequantise
 from jaxpost.shard import RULES, Rules, constrain
@@ -103,7 +104,38 @@ class Take:
         return jnp.einsum("...d,d->...d", y, jnp.squeeze(s, 0).astype(y.dtype))
 
 
-Op = Einsum | Take
+@dataclass(frozen=True)
+class Ragged:
+    """Rows sorted by group, `[t, in]`, each stretch of `sizes` meeting its own group's weight of `[g, in, out]`.
+
+    The groups, experts for instance, are the weight's one lead axis; edits carry it too.
+    """
+
+    sizes: Array
+
+    def __call__(self, x: Array, w: Array) -> Array:
+        return ragged_matmul(x, w.astype(x.dtype), self.sizes)
+
+    @property
+    def forward(self) -> bool:
+        return True
+
+    def split(self) -> tuple["Ragged", "Ragged"]:
+        return self, self
+
+    def scale_in(self, x: Array, s: Array, rest: Callable[[Array], Array]) -> Array:
+        return rest(x * self._rows(jnp.squeeze(s, 2), x))
+
+    def scale_out(self, y: Array, s: Array) -> Array:
+        return y * self._rows(jnp.squeeze(s, 1), y)
+
+    def _rows(self, s: Array, like: Array) -> Array:
+        """Each row's own group's factors."""
+        groups = jnp.repeat(jnp.arange(s.shape[0]), self.sizes, total_repeat_length=like.shape[0])
+        return s[groups].astype(like.dtype)
+
+
+Op = Einsum | Take | Ragged
 
 
 @runtime_checkable
@@ -166,6 +198,11 @@ def take(w: Weight, ids: Array, dtype: Any = None) -> Array:
     return contract(Take(dtype), ids, w)
 
 
+def ragged(x: Array, w: Weight, sizes: Array) -> Array:
+    """Rows `[t, in]`, sorted by group, through their groups' weights `[g, in, out]`; `sizes` `[g]` are the groups'."""
+    return contract(Ragged(sizes), x, w)
+
+
 def dense(w: Weight, dtype: Any = jnp.float32) -> Array:
     """The weight as one array, whatever kind it is."""
     if isinstance(w, Bound):
@@ -189,9 +226,13 @@ def constrain_weights(weights: Tree, specs: Mapping[str, ParamSpec], rules: Rule
     """
     done = {}
     for path, w in trees.flatten(weights).items():
-        if w is None:
-            done[path] = None
-        else:
-            _, inner, outer = (" ".join(group) for group in specs[path].groups)
-            done[path] = jax.tree.map(lambda x, axes: constrain(x, axes, rules), w, letters(w, inner, outer))
+        axes = None if w is None else letters_of(w, specs[path])
+        done[path] = None if w is None else jax.tree.map(lambda x, axes: constrain(x, axes, rules), w, axes)
     return trees.unflatten(done)
+
+
+def letters_of(w: Weight, spec: ParamSpec) -> Any:
+    """A tree like one layer's weight with the letters of every array's axes in the array's place."""
+    lead, inner, outer = (" ".join(group) for group in spec.groups)
+    lead = lead.removeprefix("l").strip()  # of the layers, which the scan has stripped
+    return jax.tree.map(lambda axes: f"{lead} {axes}".strip(), letters(w, inner, outer))

@@ -34,6 +34,7 @@ class LowRank:
         down, up = op.split()
         y = contract(op, x, w)
         if key is not None and self.dropout and not isinstance(op, Take):
+            key = key if not key.ndim else key[(0,) * key.ndim]  # experts: each row of x meets one of them
             kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
             x = jnp.where(kept, x / (1.0 - self.dropout), 0.0).astype(x.dtype)
         # The scale has the lead axes that are left (experts), which stand first in the factors but not in x.
@@ -59,18 +60,23 @@ class LowRank:
         )
 
 
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+"""The matrices of a block; some families have no gate."""
+
+
 @dataclass(frozen=True)
 class Lora:
     """LoRA on the targets: `Lora(rank=16)(specs)` is a delta of specs, with `scale = alpha / rank`, or `alpha /
     sqrt(rank)` when rank-stabilised (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
 
-    a starts as N(0, 1/rank^2) and b as zero, so a fresh delta changes nothing. Raises `Fault` for targets that match
-    no weight, or one that is no map (a norm, a bias).
+    a starts as N(0, 1/rank^2) and b as zero, so a fresh delta changes nothing. The targets, unless given, are those of
+    `MATRICES` that the model has. Raises `Fault` for others that match no weight, or one that is no map (a norm, a
+    bias).
     """
 
     rank: int = 8
     alpha: float = 8.0
-    targets: tuple[str, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    targets: tuple[str, ...] = MATRICES
     dropout: float = 0.0
     rank_stabilised: bool = False
 
@@ -80,7 +86,10 @@ class Lora:
         if not 0 <= self.dropout < 1:
             raise Fault(f"lora: dropout is {self.dropout}; it must be at least 0 and below 1")
         flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
-        return {path: self._edit(path, flat[path]) for path in trees.select(flat, self.targets, "lora targets")}
+        targets = self.targets
+        if targets == MATRICES:
+            targets = tuple(name for name in MATRICES if any(trees.matches(path, name) for path in flat))
+        return {path: self._edit(path, flat[path]) for path in trees.select(flat, targets, "lora targets")}
 
     def _edit(self, path: str, spec: ParamSpec) -> LowRank:
         lead, inner, outer = (" ".join(letters) for letters in spec.groups)

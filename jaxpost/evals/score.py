@@ -43,7 +43,7 @@ def row_sums(config: Decoder, weights: Tree, batch: Mapping[str, Any], most: int
     hidden, _ = trunk(config, weights, embed(config, weights, batch["tokens"]), rows)
     mask = batch["mask"]
     _, losses, hits = linear_xent(
-        contract_head, cross_entropy, head_weights(config, weights), hidden, batch["targets"], mask
+        contract_head(config), cross_entropy, head_weights(config, weights), hidden, batch["targets"], mask
     )
     sums = Sums(*(jnp.sum(jnp.where(mask > 0, x, 0.0), axis=-1) for x in (losses, hits, jnp.ones_like(losses))))
     if jax.sharding.get_abstract_mesh().empty:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files: many tensors read one at a time, and written without holding them all."""
+"""Safetensors files: slices of tensors read one at a time, and many tensors written without holding them all.
+
+The format is a length, a JSON header and the bytes. Read by position and not by mapping them, files cost no memory
+beyond what is asked for, however often they are read.
+"""
 
 import json
 import math
@@ -10,31 +14,83 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from jaxpost.faults import Fault
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
+_CODES = {np.dtype(dtype).name: code for code, dtype in _TYPES.items()}
+_HEADER_LIMIT = 100_000_000  # that of the format's own library
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of one file. `code` is the format's name of its type."""
+
+    name: str
+    file: Path
+    descriptor: int
+    code: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        if self.code not in _TYPES:
+            raise Fault(f"{self.file}: tensor {self.name} is of type {self.code}; only {', '.join(_TYPES)} are read")
+        return np.dtype(_TYPES[self.code])
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1] if len(self.shape) > 1 else 1
+
+    def rows(self, begin: int, end: int, left: int = 0, right: int | None = None) -> np.ndarray:
+        """Rows `[begin, end)` and columns `[left, right)` of the tensor with all axes but the last made one. A narrow
+        range of columns is read row by row, so that a process that holds a few reads little more than those."""
+        columns, size = self.columns, self.dtype.itemsize
+        right = columns if right is None else right
+        if 2 * (right - left) > columns:
+            whole = np.empty((end - begin, columns), self.dtype)
+            self._read(whole, self.offset + begin * columns * size)
+            return whole[:, left:right]
+        found = np.empty((end - begin, right - left), self.dtype)
+        for row in range(begin, end):
+            self._read(found[row - begin], self.offset + (row * columns + left) * size)
+        return found
+
+    def _read(self, into: np.ndarray, offset: int) -> None:
+        view = into.view(np.uint8).reshape(-1).data
+        while len(view):
+            try:
+                count = os.preadv(self.descriptor, [view], offset)
+            except OSError as error:
+                raise Fault(f"{self.file}: tensor {self.name} cannot be read ({error.strerror})") from error
+            if not count:
+                raise Fault(f"{self.file}: tensor {self.name} cannot be read (the file was cut off meanwhile)")
+            view, offset = view[count:], offset + count
 
 
 @dataclass
 class Checkpoint:
-    """The weights of a directory, one file or several behind an index. Files are mapped; `read` copies one tensor.
+    """The weights of a directory, one file or several behind an index, open for reading.
 
-    `shapes` lists every tensor there is, from the files' own headers: an index may be wrong.
+    `tensors` lists every tensor there is, from the files' own headers: an index may be wrong.
     """
 
     directory: Path
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    _open: dict[str, tuple[Path, Any]] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> "Checkpoint":
         try:
-            for file in _files(self.directory):
+            promised = _files(self.directory)
+            for file in sorted(set(promised.values())):
                 self._catalogue(file)
+            for name, file in promised.items():
+                if name and (name not in self.tensors or self.tensors[name].file != file):
+                    raise Fault(f"{self.directory}: {INDEX} says that tensor {name} is in {file.name}; it is not there")
         except BaseException:
             self._stack.close()
             raise
@@ -45,41 +101,54 @@ class Checkpoint:
 
     def _catalogue(self, file: Path) -> None:
         try:
-            handle = self._stack.enter_context(safe_open(file, framework="numpy"))
-            for name in handle.keys():
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
-                self._open[name] = file, handle
-        except (SafetensorError, OSError) as error:
+            descriptor = os.open(file, os.O_RDONLY)
+            self._stack.callback(os.close, descriptor)
+            for name, (code, shape, offset) in _header(descriptor).items():
+                self.tensors[name] = Tensor(name, file, descriptor, code, shape, offset)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise Fault(f"{file}: not a whole safetensors file ({error}); fetch or save it again") from error
 
-    def read(self, name: str) -> np.ndarray:
-        file, handle = self._open[name]
-        code = handle.get_slice(name).get_dtype()
-        if code not in _CODES.values():
-            raise Fault(f"{file}: tensor {name} is of type {code}; only {', '.join(_CODES.values())} are read")
-        try:
-            return handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise Fault(f"{file}: tensor {name} cannot be read ({error})") from error
+
+def _header(descriptor: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Type, shape and place of each tensor of a file. Raises `ValueError` if they do not fill it exactly."""
+    size = os.fstat(descriptor).st_size
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+        raise ValueError("its header is cut off")
+    start, end, found = 8 + length, 0, {}
+    entries = json.loads(os.pread(descriptor, length, 8))
+    entries.pop("__metadata__", None)
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, stop = entry["data_offsets"]
+        shape, code = tuple(map(int, entry["shape"])), str(entry["dtype"])
+        wanted = math.prod(shape) * np.dtype(_TYPES[code]).itemsize if code in _TYPES else stop - begin
+        if begin != end or stop - begin != wanted:
+            raise ValueError(f"its header puts tensor {name} at bytes {begin} to {stop}")
+        end = stop
+        found[name] = code, shape, start + begin
+    if size != start + end:
+        raise ValueError(f"it has {size} bytes, and its header says {start + end}")
+    return found
 
 
-def _files(directory: Path) -> list[Path]:
+def _files(directory: Path) -> dict[str, Path]:
+    """In which file each tensor is said to be; a single file says nothing."""
     if (directory / SINGLE).is_file():
-        return [directory / SINGLE]
+        return {"": directory / SINGLE}
     index = directory / INDEX
     if not index.is_file():
-        other = sorted(path.name for path in directory.glob("*.bin"))
+        other = sorted(path.name for pattern in ("*.bin", "*.pth", "*.gguf") for path in directory.glob(pattern))
         hint = f"; {other[0]} is in another format, convert it to safetensors" if other else ""
         raise Fault(f"{directory}: no weights, neither {SINGLE} nor {INDEX}{hint}")
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        promised = {str(name): str(file) for name, file in json.loads(index.read_text("utf-8"))["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Fault(f"{index}: no JSON object with a weight_map from tensors to files ({error!r})") from error
-    absent = [name for name in files if not (directory / name).is_file()]
+    absent = sorted({name for name in promised.values() if not (directory / name).is_file()})
     if absent:
         more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
         raise Fault(f"{directory}: {INDEX} names files that are not there: {', '.join(absent[:8])}{more}")
-    return [directory / name for name in files]
+    return {name: directory / file for name, file in promised.items()}
 
 
 def write(
@@ -102,14 +171,14 @@ def write(
             size = math.prod(shape) * dtype.itemsize
         shards[-1][name] = shape
     arrays = iter(data)
-    if len(shards) == 1:
-        _write_file(directory / SINGLE, shards[0], dtype, arrays)
-        return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_file(directory / name, shard, dtype, arrays)
         weight_map |= dict.fromkeys(shard, name)
+    assert next(arrays, None) is None, "more tensors than names"
+    if len(shards) == 1:
+        return
     count = sum(math.prod(shape) for shape in tensors.values())
     metadata = {"total_parameters": count, "total_size": count * dtype.itemsize}
     index = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
@@ -117,7 +186,7 @@ def write(
 
 
 def _write_file(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, data: Iterator[np.ndarray]) -> None:
-    """The format is a length, a JSON header and the bytes. The library's own writer needs all tensors at once."""
+    """The library's own writer needs all tensors at once."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():

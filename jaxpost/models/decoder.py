@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One decoder for every decoder-only family: pre-norm blocks of grouped-query attention and a gated MLP.
+"""One decoder for every decoder-only family: blocks of grouped-query attention and an MLP or a mixture of them.
 
-Letters of axes: b batch, s sequence, l layers, d width, n query heads, k key/value heads, h head size, f feed-forward
-width, v vocabulary. `embed`, `trunk` and `head` are apart, so that what stands between them (soft prompts, noise, a
-value head) is composition.
+What a family has of its own is said by its `Decoder`. `embed`, `trunk` and `head` are apart, so that what stands
+between them (soft prompts, noise, a value head) is composition.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,83 +17,30 @@ from jaxpost import trees
 from jaxpost.arrays import Array, Float, Int, Tree
 from jaxpost.delta import constrain_weights, dense, einsum, formed, take
 from jaxpost.kernels.attention import Cached, Rows, attention
+from jaxpost.models.architecture import Decoder as Decoder
+from jaxpost.models.architecture import Layer, blocks, is_stacked
+from jaxpost.models.architecture import specs as specs
+from jaxpost.models.experts import mixture
 from jaxpost.models.remat import Remat, rematerialised
-from jaxpost.models.rope import Rope, rotate
-from jaxpost.params import ParamSpec, constant, normal
+from jaxpost.models.rope import Rope, Turns, rotate
 from jaxpost.shard import RULES, Rules, constrain
 
+Kept = dict[str, tuple[Array, Array]]
+"""Keys and values `[l, b, s, k, h]` of the tokens just seen, under the paths of the blocks that they are from."""
 
-@dataclass(frozen=True)
-class Decoder:
-    """Sizes and choices of a decoder; everything else follows from them. Static: it may be a jit argument.
-
-    `biases` names the weights that have one (`("q", "k", "v")` in Qwen 2); the others' bias slots are empty until an
-    edit fills them. `dtype` is the type of the weights and of the computation; softmax, norms and losses are in
-    float32 whatever it is.
-    """
-
-    vocab: int
-    d: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    ffn: int
-    rope: Rope = Rope()
-    norm_eps: float = 1e-5
-    tied: bool = False
-    biases: tuple[str, ...] = ()
-    max_length: int = 8192
-    dtype: str = "float32"
-
-
-def specs(config: Decoder) -> dict[str, Any]:
-    """One spec per parameter. Layers are stacked on a leading axis; biases are slots that an edit may fill."""
-    dtype = jnp.dtype(config.dtype)
-    c = config
-    size = {"v": c.vocab, "d": c.d, "l": c.layers, "n": c.heads, "k": c.kv_heads, "h": c.head_size, "f": c.ffn}
-    depth_scaled = 0.02 / (2 * c.layers) ** 0.5
-
-    def spec(dims: str, init: Any = None, optional: bool = False) -> ParamSpec:
-        shape = tuple(size[letter] for letter in dims.replace(":", " ").split())
-        return ParamSpec(shape, dims, init or normal(0.02), dtype, optional)
-
-    def bias(name: str, dims: str) -> ParamSpec:
-        return spec(dims, constant(0.0), optional=name not in c.biases)
-
-    ones = constant(1.0)
-    return {
-        "embed": spec(": v : d"),
-        "layers": {
-            "attn_norm": spec("l : : d", ones),
-            "attn": {
-                "q": spec("l : d : n h"),
-                "k": spec("l : d : k h"),
-                "v": spec("l : d : k h"),
-                "o": spec("l : n h : d", normal(depth_scaled)),
-                "q_bias": bias("q", "l : : n h"),
-                "k_bias": bias("k", "l : : k h"),
-                "v_bias": bias("v", "l : : k h"),
-                "o_bias": bias("o", "l : : d"),
-            },
-            "mlp_norm": spec("l : : d", ones),
-            "mlp": {
-                "gate": spec("l : d : f"),
-                "up": spec("l : d : f"),
-                "down": spec("l : f : d", normal(depth_scaled)),
-                "gate_bias": bias("gate", "l : : f"),
-                "up_bias": bias("up", "l : : f"),
-                "down_bias": bias("down", "l : : d"),
-            },
-        },
-        "norm": spec(": : d", ones),
-        "head": spec(": d : v", optional=c.tied),
-    }
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
 
 
 def embed(config: Decoder, weights: Tree, tokens: Int[Array, "b s"], rules: Rules = RULES) -> Array:
     """Token embeddings `[b, s, d]` in the config's type, which is the one that the trunk then computes in."""
     x = take(weights["embed"], tokens, jnp.dtype(config.dtype))
+    # The factor is rounded like the numbers that it multiplies: so Gemma was trained.
+    x = x if config.embed_scale == 1.0 else x * jnp.asarray(config.embed_scale, x.dtype)
     return constrain(x, "b s d", rules)
 
 
@@ -103,36 +49,87 @@ def trunk(
     weights: Tree,
     x: Float[Array, "b s d"],
     rows: Rows,
-    cached: Cached | None = None,
+    cached: Mapping[str, Cached] | None = None,
     keep: bool = False,
     remat: Remat = "none",
     rules: Rules = RULES,
-) -> tuple[Float[Array, "b s d"], tuple[Array, Array] | None]:
-    """All blocks and the last norm: hidden states `[b, s, d]`, and the tokens' own keys and values `[l, b, s, k, h]`
-    if asked to `keep` them.
+) -> tuple[Float[Array, "b s d"], Kept | None]:
+    """All blocks and the last norm: hidden states `[b, s, d]`, and the tokens' own keys and values if asked to `keep`
+    them.
 
-    `cached` holds earlier keys and values stacked over layers. It is read, never written: whoever owns the cache
-    writes all layers' new entries at once afterwards.
+    `cached` holds the blocks' earlier keys and values, each stacked over its layers. It is read, never written: whoever
+    owns the cache writes all layers' new entries at once afterwards.
     """
-    layer_specs = trees.flatten(specs(config)["layers"])
+    if config.rope is None:
+        x = x + take(weights["positions"], rows.positions, x.dtype)
+    block = _Blocks(config, rows, rules, keep, remat)
+    stacked, tail = {}, {}
+    for path, numbers in blocks(config).items():
+        past = None if cached is None else cached[path]
+        entry = config.layer(numbers[0]), _at(weights, path), past
+        (stacked if is_stacked(path) else tail)[path] = entry
+    kept: Kept = {}
+    if stacked:
+        places = {
+            path: None if past is None else (past.segments, past.positions) for path, (_, _, past) in stacked.items()
+        }
+        scanned = {path: (w, None if past is None else (past.k, past.v)) for path, (_, w, past) in stacked.items()}
 
-    def block(x: Array, layer: tuple[Tree, Any]) -> tuple[Array, Any]:
-        w, past = layer
-        w = constrain_weights(w, layer_specs, rules)
-        seen = None if cached is None else Cached(past[0], past[1], cached.segments, cached.positions)
-        attended, kv = _attend(config, w["attn"], norm(x, w["attn_norm"], config.norm_eps), rows, seen, rules)
-        x = checkpoint_name(constrain(x + attended, "b s d", rules), "mid")
-        x = constrain(x + _mlp(w["mlp"], norm(x, w["mlp_norm"], config.norm_eps), rules), "b s d", rules)
-        return x, kv if keep else None
+        def period(x: Array, parts: Tree) -> tuple[Array, Tree]:
+            own = {}
+            for path, (layer, _, _) in stacked.items():
+                w, past = parts[path]
+                seen = None if past is None else Cached(*past, *places[path])
+                x, own[path] = block(path, layer)(x, (w, seen))
+            return x, own
 
-    past = None if cached is None else (cached.k, cached.v)
-    x, kept = jax.lax.scan(rematerialised(block, remat), x, (weights["layers"], past))
-    return norm(x, weights["norm"], config.norm_eps), kept
+        x, kept = jax.lax.scan(period, x, scanned)
+    for path, (layer, w, past) in tail.items():
+        seen = None if past is None else Cached(past.k[0], past.v[0], past.segments, past.positions)
+        x, own = block(path, layer)(x, (w, seen))
+        kept[path] = jax.tree.map(lambda new: new[None], own)
+    return norm(config, x, weights, "norm"), kept if keep else None
+
+
+class _Blocks:
+    """The blocks of one pass over some rows: what all layers share is made once."""
+
+    def __init__(self, config: Decoder, rows: Rows, rules: Rules, keep: bool, remat: Remat):
+        self.config, self.rows, self.rules, self.keep = config, rows, rules, keep
+        self.remat: Remat = remat
+        self.specs = specs(config)
+        self.turns: dict[Rope, Turns] = {}
+        for rope in filter(None, {layer.rope or config.rope for layer in config.pattern}):
+            lengths = example_lengths(rows) if rope.by_length else None
+            self.turns[rope] = rope.turns(rows.positions, lengths, config.head_size)
+
+    def __call__(self, path: str, layer: Layer) -> Callable[[Array, tuple[Tree, Cached | None]], tuple[Array, Any]]:
+        block_specs = trees.flatten(_at(self.specs, path))
+        config, rules = self.config, self.rules
+        rope = layer.rope or config.rope
+        turns = None if rope is None else self.turns[rope]
+
+        def block(x: Array, inputs: tuple[Tree, Cached | None]) -> tuple[Array, Any]:
+            w, seen = inputs
+            w = constrain_weights(w, block_specs, rules)
+            y, kv = _attend(config, layer, w["attn"], norm(config, x, w, "attn_norm"), turns, self.rows, seen, rules)
+            y = norm(config, y, w, "attn_post_norm") if config.post_norms else y
+            x = checkpoint_name(constrain(x + y, "b s d", rules), "mid")
+            y = norm(config, x, w, "mlp_norm")
+            act = _ACTIVATIONS[config.activation]
+            if config.experts and not layer.dense:
+                y = mixture(config.experts, act, w["mlp"], block_specs, y, rules)
+            else:
+                y = _mlp(config, act, w["mlp"], y, rules)
+            y = norm(config, y, w, "mlp_post_norm") if config.post_norms else y
+            return constrain(x + y, "b s d", rules), kv if self.keep else None
+
+        return rematerialised(block, self.remat)
 
 
 def head(config: Decoder, weights: Tree, hidden: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
     """Logits. Apply `head_weights` first where only the head's part of the tree may travel."""
-    return contract_head(hidden, head_weights(config, weights))
+    return contract_head(config)(hidden, head_weights(config, weights))
 
 
 def head_weights(config: Decoder, weights: Tree) -> dict[str, Any]:
@@ -142,11 +139,17 @@ def head_weights(config: Decoder, weights: Tree) -> dict[str, Any]:
     return {name: formed(weights[name], jnp.dtype(config.dtype))}
 
 
-def contract_head(hidden: Float[Array, "b s d"], part: Mapping[str, Any]) -> Float[Array, "b s v"]:
-    """Logits from the head's own part of the tree."""
-    if "embed" in part:
-        return einsum("bsd,vd->bsv", hidden, part["embed"])
-    return einsum("bsd,dv->bsv", hidden, part["head"])
+def contract_head(config: Decoder) -> Callable[[Float[Array, "b s d"], Mapping[str, Any]], Float[Array, "b s v"]]:
+    """The function from hidden states and the head's own part of the tree to logits."""
+
+    def contract(hidden: Float[Array, "b s d"], part: Mapping[str, Any]) -> Float[Array, "b s v"]:
+        if "embed" in part:
+            scores = einsum("bsd,vd->bsv", hidden, part["embed"])
+        else:
+            scores = einsum("bsd,dv->bsv", hidden, part["head"])
+        return scores if config.logit_cap is None else config.logit_cap * jnp.tanh(scores / config.logit_cap)
+
+    return contract
 
 
 def logits(config: Decoder, weights: Tree, tokens: Int[Array, "b s"], rows: Rows) -> Float[Array, "b s v"]:
@@ -155,31 +158,65 @@ def logits(config: Decoder, weights: Tree, tokens: Int[Array, "b s"], rows: Rows
     return head(config, weights, hidden)
 
 
-def norm(x: Float[Array, "b s d"], scale: Any, eps: float) -> Float[Array, "b s d"]:
-    """Root-mean-square norm (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467), in float32."""
+def norm(config: Decoder, x: Float[Array, "... d"], weights: Tree, name: str) -> Float[Array, "... d"]:
+    """The norm of that name, in float32: root mean square (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467),
+    with its weights counted from zero or from one, or layer norm (https://arxiv.org/abs/1607.06450)."""
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return einsum("bsd,d->bsd", wide, scale).astype(x.dtype)
+    if config.norm == "layer":
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + config.norm_eps)
+    scaled = einsum("...d,d->...d", wide, weights[name])
+    if config.norm == "offset":
+        scaled = wide + scaled
+    if config.norm == "layer":
+        scaled = _biased(scaled, weights[f"{name}_bias"])
+    return scaled.astype(x.dtype)
+
+
+def example_lengths(rows: Rows) -> Int[Array, "b s"]:
+    """Of every token, how long its example is, as far as these rows show it."""
+
+    def row(segments: Array, positions: Array) -> Array:
+        longest = jax.ops.segment_max(positions, segments, num_segments=segments.shape[0] + 1)
+        return longest[segments] + 1
+
+    return jax.vmap(row)(rows.segments, rows.positions)
+
+
+def _at(tree: Tree, path: str) -> Tree:
+    for part in path.split("/"):
+        tree = tree[part]
+    return tree
 
 
 def _biased(y: Array, bias: Any) -> Array:
-    return y if bias is None else y + dense(bias, y.dtype)[None, None]
+    if bias is None:
+        return y
+    bias = dense(bias, y.dtype)
+    return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 def _attend(
-    config: Decoder, w: Tree, x: Array, rows: Rows, seen: Cached | None, rules: Rules
+    config: Decoder, layer: Layer, w: Tree, x: Array, turns: Turns | None, rows: Rows, seen: Cached | None, rules: Rules
 ) -> tuple[Array, tuple[Array, Array]]:
     q = constrain(_biased(einsum("bsd,dnh->bsnh", x, w["q"]), w["q_bias"]), "b s n h", rules)
     k = constrain(_biased(einsum("bsd,dkh->bskh", x, w["k"]), w["k_bias"]), "b s k h", rules)
     v = constrain(_biased(einsum("bsd,dkh->bskh", x, w["v"]), w["v_bias"]), "b s k h", rules)
-    q, k = rotate(q, rows.positions, config.rope), rotate(k, rows.positions, config.rope)
+    if config.qk_norm:
+        q, k = norm(config, q, w, "q_norm"), norm(config, k, w, "k_norm")
+    if turns is not None:
+        q, k = rotate(q, turns), rotate(k, turns)
     q, k, v = checkpoint_name(q, "qkv"), checkpoint_name(k, "qkv"), checkpoint_name(v, "qkv")
-    y = checkpoint_name(attention(q, k, v, rows, seen), "attn")
-    return _biased(einsum("bsnh,nhd->bsd", y, w["o"]), w["o_bias"]), (k, v)
+    scale = 1 / math.sqrt(config.head_size) if config.attn_scale is None else config.attn_scale
+    y = attention(q, k, v, rows, seen, window=layer.window, scale=scale, cap=config.attn_cap)
+    return _biased(einsum("bsnh,nhd->bsd", checkpoint_name(y, "attn"), w["o"]), w["o_bias"]), (k, v)
 
 
-def _mlp(w: Tree, x: Array, rules: Rules) -> Array:
-    gate = checkpoint_name(_biased(einsum("bsd,df->bsf", x, w["gate"]), w["gate_bias"]), "gate_up")
+def _mlp(config: Decoder, act: Callable[[Array], Array], w: Tree, x: Array, rules: Rules) -> Array:
     up = checkpoint_name(_biased(einsum("bsd,df->bsf", x, w["up"]), w["up_bias"]), "gate_up")
-    y = constrain(jax.nn.silu(gate) * up, "b s f", rules)
-    return _biased(einsum("bsf,fd->bsd", y, w["down"]), w["down_bias"])
+    if config.gated:
+        gate = checkpoint_name(_biased(einsum("bsd,df->bsf", x, w["gate"]), w["gate_bias"]), "gate_up")
+        y = act(gate) * up
+    else:
+        y = act(up)
+    return _biased(einsum("bsf,fd->bsd", constrain(y, "b s f", rules), w["down"]), w["down_bias"])

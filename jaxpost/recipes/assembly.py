@@ -55,13 +55,18 @@ class Assembly:
     @property
     def flops_per_token(self) -> float:
         """Model arithmetic of one trained token, attention scores left out: 2 a weight forwards, 2 for the gradient of
-        the activation, and 2 for the weight's own gradient where every number of it is trained."""
+        the activation, and 2 for the weight's own gradient where every number of it is trained. Of experts, those that
+        a token goes through."""
         flat = trees.flatten(decoder.specs(self.config))
         weights = {p: s for p, s in flat.items() if not s.optional and s.groups[1] and s.groups[2]}
         if not self.config.tied:
             del weights["embed"]  # looked up, not multiplied
+        weights.pop("positions", None)
         dense = {path for path, edit in self.trainable.items() if isinstance(edit, delta.Dense)}
-        return float(sum(math.prod(s.shape) * (6 if p in dense else 4) for p, s in weights.items()))
+        experts = self.config.experts
+        share = experts.active / experts.count if experts else 1.0
+        used = {p: math.prod(s.shape) * (share if "e" in s.groups[0] else 1.0) for p, s in weights.items()}
+        return sum(size * (6 if p in dense else 4) for p, size in used.items())
 
 
 def assemble(config: Decoder, stored: Tree, kind: DeltaConfig, optim: Optimiser, steps: int, mesh: Mesh) -> Assembly:

@@ -21,14 +21,15 @@ from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, 
 from jaxpost.recipes import base, run
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble
 from jaxpost.recipes.base import Fresh, Model, Pretrained
-from jaxpost.recipes.corpus import Files, Tasks, Tokens
+from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.run import Batches, Training
 from jaxpost.shard import make_mesh
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.step import LossFn, make_step
 
-__all__ = ["Batches", "Config", "Files", "Fresh", "Optimiser", "Pretrained", "Review", "Tasks", "Tokens", "Training"]
+__all__ = ["Batches", "Config", "Files", "Fresh", "Mixed", "Optimiser", "Pretrained", "Review", "Tasks", "Tfds"]
+__all__ += ["Tokens", "Training"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Config:
     run: str
     model: Model = Pretrained()
     delta: DeltaConfig = delta.Lora()
-    data: Tasks | Files | Tokens = Tasks()
+    data: Tasks | Files | Tfds | Mixed | Tokens = Tasks()
     batches: Batches = Batches()
     loss: Loss = Loss()
     optim: Optimiser = Optimiser()
@@ -81,7 +82,7 @@ def make_loss(model: Decoder, config: Config) -> LossFn:
         scale = batch["mask"] / batch["trained"]
         head = head_weights(model, weights)
         total, losses, hits = linear_xent(
-            contract_head, token_loss, head, hidden, batch["targets"], scale, config.loss.chunk
+            contract_head(model), token_loss, head, hidden, batch["targets"], scale, config.loss.chunk
         )
         return total, {
             "loss": jnp.sum(losses * scale),

@@ -9,6 +9,7 @@ from flax import struct
 
 from jaxpost.arrays import Array, Int, Tree
 from jaxpost.kernels.attention import Cached, Rows
+from jaxpost.models.architecture import blocks
 from jaxpost.models.decoder import Decoder, embed, head, trunk
 from jaxpost.sample.logits import Sampling, distribution, draw
 
@@ -17,7 +18,9 @@ from jaxpost.sample.logits import Sampling, distribution, draw
 class Decoding:
     """A batch in the middle of its completions.
 
-    cache: keys and values `[l, b, t, k, h]`, slot i of a row holding position i; segments are 0 in empty slots.
+    cache: per block (`models.architecture.blocks`) keys and values `[l, b, t, k, h]`; slot i of a row holds the newest
+    position that is i modulo t: with a window t is the window, else there is a slot for every position. Segments are 0
+    in empty slots.
     logits `[b, v]` of each row's next token; position `[b]` that it will have; done `[b]`; keys `[b]`, one a row;
     tokens, log_probs `[b, n]` drawn so far, count of them.
     """
@@ -50,13 +53,10 @@ def prefill(
     hidden, kept = trunk(config, weights, x, Rows(segments, places, most=1), keep=True)
     assert kept is not None
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
-    spare = ((0, 0), (0, 0), (0, slots - width), (0, 0), (0, 0))
-    cache = Cached(
-        k=jnp.pad(kept[0], spare),
-        v=jnp.pad(kept[1], spare),
-        segments=jnp.pad(segments, ((0, 0), (0, slots - width))),
-        positions=jnp.broadcast_to(jnp.arange(slots), (batch, slots)),
-    )
+    cache = {
+        path: _cache(*kept[path], lengths, slots if window is None else min(window, slots))
+        for path, window in windows(config).items()
+    }
     return Decoding(
         cache=cache,
         logits=head(config, weights, last)[:, 0],
@@ -93,7 +93,7 @@ def _one(config: Decoder, weights: Tree, state: Decoding, sampling: Sampling, en
     hidden, new = trunk(config, weights, x, Rows(ones, state.position[:, None]), cached=state.cache, keep=True)
     assert new is not None
     return Decoding(
-        cache=_written(state.cache, new, state.position),
+        cache={path: _written(cache, new[path], state.position) for path, cache in state.cache.items()},
         logits=head(config, weights, hidden)[:, 0],
         position=state.position + 1,
         done=done,
@@ -104,12 +104,35 @@ def _one(config: Decoder, weights: Tree, state: Decoding, sampling: Sampling, en
     )
 
 
-def _written(cache: Cached, new: tuple[Array, Array], slot: Int[Array, "b"]) -> Cached:
-    """The cache with one token's keys and values of all layers written at once, each row at its own slot."""
-    row = jnp.arange(slot.shape[0])
+def windows(config: Decoder) -> dict[str, int | None]:
+    """How many positions each block needs to remember; `None` is all of them."""
+    return {path: config.layer(numbers[0]).window for path, numbers in blocks(config).items()}
+
+
+def _cache(k: Array, v: Array, lengths: Int[Array, "b"], slots: int) -> Cached:
+    """A cache of so many slots a row from the keys and values of prompts, of which each row's last ones stay."""
+    slot = jnp.arange(slots)[None]
+    newest = lengths[:, None] - 1
+    positions = newest - (newest - slot) % slots  # negative where the prompt is shorter than the cache
+    width = k.shape[2]
+    if slots >= width:  # every position has its own slot
+        spare = ((0, 0), (0, 0), (0, slots - width), (0, 0), (0, 0))
+        k, v = jnp.pad(k, spare), jnp.pad(v, spare)
+    else:
+        at = jnp.maximum(positions, 0)[None, :, :, None, None]
+        k, v = jnp.take_along_axis(k, at, axis=2), jnp.take_along_axis(v, at, axis=2)
+    return Cached(k, v, (positions >= 0).astype(jnp.int32), jnp.maximum(positions, 0))
+
+
+def _written(cache: Cached, new: tuple[Array, Array], position: Int[Array, "b"]) -> Cached:
+    """The cache with one token's keys and values of all layers written at once, each row at its own slot. A row that is
+    done goes on past the end, where it overwrites what nobody reads."""
+    row = jnp.arange(position.shape[0])
+    slot = position % cache.segments.shape[1]
     k, v = new
     return cache.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        k=cache.k.at[:, row, slot].set(k[:, :, 0], mode="drop"),
-        v=cache.v.at[:, row, slot].set(v[:, :, 0], mode="drop"),
-        segments=cache.segments.at[row, slot].set(1, mode="drop"),
+        k=cache.k.at[:, row, slot].set(k[:, :, 0]),
+        v=cache.v.at[:, row, slot].set(v[:, :, 0]),
+        segments=cache.segments.at[row, slot].set(1),
+        positions=cache.positions.at[row, slot].set(position),
     )

@@ -7,5 +7,6 @@ from jaxpost.shard.mesh import platform as platform
 from jaxpost.shard.rules import RULES as RULES
 from jaxpost.shard.rules import Rules as Rules
 from jaxpost.shard.rules import constrain as constrain
+from jaxpost.shard.rules import on_each as on_each
 from jaxpost.shard.rules import rows as rows
 from jaxpost.shard.rules import shardings as shardings

@@ -2,11 +2,11 @@
 """The table from logical axes to mesh axes, and the shardings that follow from it.
 
 Letters (those of the einsums): b batch rows, s sequence, l layers, d model width, n query heads, k key/value heads,
-h head size, f feed-forward width, v vocabulary, r rank of a low-rank factor.
+h head size, f feed-forward width, e experts, p learned positions, v vocabulary, r rank of a low-rank factor.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,3 +93,31 @@ def constrain(x: Array, letters: str, rules: Rules = RULES) -> Array:
         return x
     spec = partition_spec(tuple(letters.split()), x.shape, rules.compute, mesh, True, f"array {letters!r}")
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def on_each(
+    function: Callable[..., Array], summed: tuple[str, int], letters: Tree, out: str, rules: Rules = RULES
+) -> Callable[..., Array]:
+    """`function` run by every device of the mesh on its own pieces of the arguments (shard_map), for what XLA cannot
+    cut up by itself. `letters` names each argument's axes, `out` the result's; where the axis `summed` (letter, size)
+    is cut, the devices' results are added up. Without a mesh it is the function."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+
+    def spec(x: Any, axes: str) -> P:
+        return partition_spec(tuple(axes.split()), x.shape, rules.compute, mesh, True, f"array {axes!r}")
+
+    letter, size = summed
+    (cut,) = partition_spec((letter,), (size,), rules.compute, mesh, True, letter)
+
+    def piece(*arguments: Any) -> Array:
+        result = function(*arguments)
+        return result if cut is None else jax.lax.psum(result, cut)
+
+    def whole(*arguments: Any) -> Array:
+        result = jax.eval_shape(function, *arguments)
+        placed = jax.tree.map(spec, arguments, letters)
+        return jax.shard_map(piece, in_specs=placed, out_specs=spec(result, out))(*arguments)
+
+    return whole

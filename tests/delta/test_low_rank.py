@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA: shapes, scale, dropout, and targets that make no sense."""
 
+import dataclasses
 import math
 
 import jax
@@ -136,3 +137,11 @@ def test_the_gradient_through_a_dropped_input_is_zero():
     x = jnp.ones((1, 1, 64))
     gradient = jax.grad(lambda x: jnp.sum(delta.einsum("bsd,df->bsf", x, w)))(x)
     np.testing.assert_allclose(np.unique(gradient), [0.0, 2 / (1 - RATE)], rtol=1e-6)
+
+
+def test_the_usual_targets_are_those_that_the_model_has():
+    ungated = specs(dataclasses.replace(CONFIG, gated=False))
+    names = {path.split("/")[-1] for path in delta.Lora()(SPECS)}
+    assert {path.split("/")[-1] for path in delta.Lora()(ungated)} == names - {"gate"}
+    with pytest.raises(Fault, match="lora targets: no parameter matches 'gate'"):
+        delta.Lora(targets=("q", "gate"))(ungated)

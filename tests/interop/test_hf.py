@@ -7,7 +7,6 @@ import math
 import resource
 import shutil
 import signal
-import tracemalloc
 from pathlib import Path
 
 import jax
@@ -19,8 +18,9 @@ from safetensors.numpy import load_file, save_file
 from jaxpost import params as parameters
 from jaxpost import trees
 from jaxpost.faults import Fault
-from jaxpost.interop import hf, load, save
-from jaxpost.models.decoder import Decoder, specs
+from jaxpost.interop import load, save
+from jaxpost.models.architecture import Decoder, specs
+from jaxpost.models.rope import Llama3, Rope
 from jaxpost.quant import Int8, dequantise, quantise
 from jaxpost.shard import MeshShape, make_mesh
 from jaxpost.shard import shardings as lay_out
@@ -79,7 +79,7 @@ def test_shards_keep_to_their_size_and_the_index_counts(tmp_path):
 
 
 def test_rope_scaling_goes_round(tmp_path):
-    rope = dataclasses.replace(SMALL.rope, theta=5e5, factor=8.0, low=1.0, high=4.0, original=32)
+    rope = Rope(5e5, Llama3(8.0, 1.0, 4.0, 32))
     config = dataclasses.replace(SMALL, rope=rope, norm_eps=3e-6)
     save(tmp_path / "m", config, fresh(config))
     assert load(tmp_path / "m")[0] == config
@@ -129,20 +129,6 @@ def test_parameters_are_placed_as_the_shardings_say(model):
     assert loaded["layers"]["attn"]["q"].addressable_shards[0].data.shape == (3, 4, 2, 6)
     with pytest.raises(ValueError, match="nothing about embed"):
         load(model, shardings=trees.unflatten(flat | {"embed": None}))
-
-
-def test_loading_holds_one_parameter_and_one_tensor(tmp_path, monkeypatch):
-    config = dataclasses.replace(SMALL, vocab=64, d=128, layers=16, ffn=256, dtype="float16")
-    save(tmp_path / "m", config, fresh(config))
-    sizes = [2 * math.prod(spec.shape) for spec in trees.flatten(specs(config)).values() if not spec.optional]
-    monkeypatch.setattr(hf, "_place", lambda array, sharding: array.shape)  # as if devices were elsewhere
-    load(tmp_path / "m")  # caches and imports are no part of it
-    tracemalloc.start()
-    load(tmp_path / "m")
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    bookkeeping = 200_000
-    assert max(sizes) < peak < max(sizes) * (1 + 1 / config.layers) + bookkeeping < sum(sizes) / 2
 
 
 # What the weights may be
@@ -229,6 +215,13 @@ def test_integer_weights_are_refused(model):
         load(model)
 
 
+def test_quantised_checkpoints_are_refused(model):
+    name = "model.layers.0.mlp.up_proj.qweight"
+    rewrite(model, lambda tensors: tensors.update({name: np.ones((2, 24), np.int32)}))
+    with pytest.raises(Fault, match=f"tensor {name} is of quantised weights"):
+        load(model)
+
+
 def test_missing_pieces_are_named(tmp_path, model):
     with pytest.raises(Fault, match="nowhere: no such directory"):
         load(tmp_path / "nowhere")
@@ -249,6 +242,13 @@ def test_a_broken_index_is_named(tmp_path):
     first = sorted(model.glob("*.safetensors"))[0]
     first.rename(tmp_path / "elsewhere")
     with pytest.raises(Fault, match=f"names files that are not there: {first.name}$"):
+        load(model)
+    (tmp_path / "elsewhere").rename(first)
+    index = model / "model.safetensors.index.json"
+    said = json.loads(index.read_text())
+    said["weight_map"]["model.norm.weight"] = first.name
+    index.write_text(json.dumps(said))
+    with pytest.raises(Fault, match=f"says that tensor model.norm.weight is in {first.name}; it is not there"):
         load(model)
     (model / "model.safetensors.index.json").write_text('{"weights": 1}')
     with pytest.raises(Fault, match=r"index\.json: no JSON object with a weight_map"):
@@ -340,8 +340,11 @@ class Words:
 
     vocab_size, bos, eos, pad = 48, None, 7, 0
 
+    ends, template, continues = (7,), None, True
+
     def encode(self, text): ...
-    def encode_offsets(self, text): ...
+    def encode_offsets(self, text, after=""): ...
+    def encode_offsets_batch(self, texts): ...
     def decode(self, ids): ...
     def piece(self, token): ...
 
@@ -353,7 +356,7 @@ def test_the_tokenizer_is_saved_with_the_model(tmp_path):
     save(tmp_path / "m", SMALL, fresh(SMALL), tokenizer=Words())
     assert (tmp_path / "m" / "tokenizer.model").read_text() == "words"
     written = json.loads((tmp_path / "m" / "config.json").read_text())
-    assert written["eos_token_id"] == 7 and written["bos_token_id"] is None
+    assert written["eos_token_id"] == 7 and written["bos_token_id"] is None and written["pad_token_id"] == 0
 
 
 def test_parameters_that_do_not_fit_are_listed_before_anything_is_written(tmp_path):
@@ -364,7 +367,7 @@ def test_parameters_that_do_not_fit_are_listed_before_anything_is_written(tmp_pa
     with pytest.raises(Fault) as fault:
         save(tmp_path / "m", SMALL, params)
     assert str(fault.value) == (
-        "the parameters do not make a Hugging Face Llama: 1 missing: norm; 1 without a place there: prompt; "
+        "the parameters do not make a LlamaForCausalLM: 1 missing: norm; 1 without a place there: prompt; "
         "1 of another shape than the config says: layers/mlp/gate [3, 24, 16] instead of [3, 16, 24]"
     )
     assert list(tmp_path.iterdir()) == []

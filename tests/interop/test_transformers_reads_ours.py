@@ -2,7 +2,6 @@
 """What we save, loaded by transformers itself. Runs where the `parity` extra is installed."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from jaxpost import trees
 from jaxpost.interop import load, save
 from jaxpost.kernels.attention import Rows
 from jaxpost.models.decoder import Decoder, logits, specs
+from jaxpost.models.rope import Llama3, Rope
+from tests.interop.golden import CASES, GOLDEN
 
 try:
     import torch
@@ -22,9 +23,8 @@ except ImportError:
     pytest.skip("needs transformers and torch: install the parity extra", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("default")  # theirs are not ours to mend
-GOLDEN = Path(__file__).parent.parent / "golden" / "llama"
 SMALL = Decoder(vocab=40, d=32, layers=3, heads=4, kv_heads=2, head_size=10, ffn=56, max_length=128)
-STRETCHED = dataclasses.replace(SMALL.rope, theta=500.0, factor=4.0, original=32)
+STRETCHED = Rope(500.0, Llama3(4.0, original=32))
 
 
 def assert_same_logits(directory):
@@ -53,17 +53,17 @@ def test_fresh_models(tmp_path, config, shard_bytes):
     assert_same_logits(tmp_path / "m")
 
 
-@pytest.mark.parametrize("name", ["plain", "tied", "llama3", "biased", "mistral"])
+@pytest.mark.parametrize("name", CASES)
 def test_their_models_through_us(tmp_path, name):
     save(tmp_path / "m", *load(GOLDEN / name, dtype="float32"))
     assert_same_logits(tmp_path / "m")
 
 
 def test_sixteen_bits_stay_sixteen_bits(tmp_path):
-    config, params = load(GOLDEN / "mistral")
+    config, params = load(GOLDEN / "mistral-plain")
     save(tmp_path / "m", config, params)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto")
-    original = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / "mistral", dtype="auto")
+    original = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / "mistral-plain", dtype="auto")
     assert model.dtype == original.dtype == torch.bfloat16
     for (name, ours), (_, theirs) in zip(model.named_parameters(), original.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name

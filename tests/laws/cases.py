@@ -21,7 +21,8 @@ from jaxpost.params import ParamSpec, normal
 
 @dataclass(frozen=True)
 class Use:
-    """A weight's axes and what contracts them: an einsum, or `None` for rows taken by ids."""
+    """A weight's axes and what contracts them: an einsum, `None` for rows taken by ids, or `sorted` for rows that each
+    meet the weight of their own expert."""
 
     dims: str
     spec: str | None
@@ -32,6 +33,7 @@ USES = {
     "from heads": Use(": n h : d", "bsnh,nhd->bsd"),
     "plain": Use(": d : f", "bsd, df -> bsf"),
     "experts": Use("e : d : f", "ebsd,edf->ebsf"),
+    "sorted experts": Use("e : d : f", "sorted"),
     "table": Use(": v : d", None),
     "tied head": Use(": v : d", "bsd,vd->bsv"),
 }
@@ -100,11 +102,17 @@ class Case:
         if spec is None:
             shape = (self.size["b"], self.size["s"])
             return jnp.asarray(rng.integers(0, self.size["v"], shape), jnp.int32)
-        shape = [self.size[letter] for letter in spec.split(",")[0]]
-        return jnp.asarray(rng.normal(size=shape), self.dtype)
+        letters = "bd" if spec == "sorted" else spec.split(",")[0]
+        return jnp.asarray(rng.normal(size=[self.size[letter] for letter in letters]), self.dtype)
+
+    def experts(self) -> np.ndarray:
+        """The expert of each row: some have none, some several."""
+        return np.sort(np.random.default_rng(self.seed).integers(0, self.size["e"], self.size["b"]))
 
     def contract(self, x: jax.Array, w: Any) -> jax.Array:
         spec = USES[self.use].spec
+        if spec == "sorted":
+            return delta.ragged(x, w, jnp.bincount(jnp.asarray(self.experts()), length=self.size["e"]))
         return delta.take(w, x, jnp.dtype(self.dtype)) if spec is None else delta.einsum(spec, x, w)
 
 
@@ -179,15 +187,19 @@ def exact(base: Any, deltas: list[Any], dims: str) -> tuple[np.ndarray, np.ndarr
 
 def applied(case: Case, w: np.ndarray) -> np.ndarray:
     """The contraction in float64."""
+    return _contracted(case, wide(case.x()), w)
+
+
+def _contracted(case: Case, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     spec = USES[case.use].spec
-    return w[np.asarray(case.x())] if spec is None else np.einsum(spec.replace(" ", ""), wide(case.x()), w)
+    if spec is None:
+        return w[x.astype(int)]
+    if spec == "sorted":
+        return np.einsum("td,tdf->tf", x, w[case.experts()])
+    return np.einsum(spec.replace(" ", ""), x, w)
 
 
 def slack(case: Case, size: np.ndarray) -> np.ndarray:
     """Rounding error that a contraction may have: some units in the last place of the sum of all terms' sizes."""
-    spec = USES[case.use].spec
-    if spec is None:
-        terms = size[np.asarray(case.x())]
-    else:
-        terms = np.einsum(spec.replace(" ", ""), np.abs(wide(case.x())), size)
+    terms = _contracted(case, np.abs(wide(case.x())), size)
     return terms * (2.0**-20 if case.dtype == "float32" else 2.0**-6) + 1e-30

@@ -16,15 +16,28 @@ from jaxpost.kernels.attention import Rows
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy
 from jaxpost.models import decoder
-from jaxpost.models.decoder import Decoder
+from jaxpost.models.architecture import Decoder, Experts, Layer
+from jaxpost.models.rope import Rope
 from tests.laws.cases import randomised
 
 BATCH, LENGTH = 8, 5
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def small(tied: bool = False, dtype: str = "float32") -> Decoder:
-    return Decoder(vocab=14, d=8, layers=2, heads=4, kv_heads=2, head_size=4, ffn=12, tied=tied, dtype=dtype)
+PLAIN: dict[str, Any] = dict(vocab=14, d=8, layers=2, heads=4, kv_heads=2, head_size=4, ffn=12)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    # Everything that Gemma 2 and 3 have of their own; two whole periods and a tail.
+    "windows": PLAIN
+    | dict(layers=5, pattern=(Layer(window=2, rope=Rope(50.0)), Layer()), norm="offset", post_norms=True, qk_norm=True)
+    | dict(activation="gelu_tanh", embed_scale=8**0.5, attn_scale=0.3, attn_cap=2.0, logit_cap=5.0),
+    "experts": PLAIN | dict(layers=3, experts=Experts(4, 2, 6), pattern=(Layer(), Layer(dense=True))),
+    "learned positions": PLAIN | dict(rope=None, norm="layer", gated=False, activation="gelu", max_length=LENGTH),
+}
+
+
+def small(tied: bool = False, dtype: str = "float32", family: str = "plain") -> Decoder:
+    return Decoder(**FAMILIES[family], tied=tied, dtype=dtype)
 
 
 def biases(specs: Any) -> dict[str, Insert]:
@@ -32,8 +45,12 @@ def biases(specs: Any) -> dict[str, Insert]:
     return {
         path: Insert(replace(spec, optional=False))
         for path, spec in trees.flatten(specs).items()
-        if path.endswith("_bias")
+        if spec.optional and path.endswith("_bias")
     }
+
+
+def matrices(specs: Any) -> tuple[str, ...]:
+    return tuple(name for name in MATRICES if any(trees.matches(path, name) for path in trees.flatten(specs)))
 
 
 def ends(specs: Any) -> tuple[str, ...]:
@@ -41,7 +58,7 @@ def ends(specs: Any) -> tuple[str, ...]:
 
 
 STACKS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
-    "lora": lambda specs: [delta.Lora(rank=3, targets=(*MATRICES, *ends(specs)))(specs)],
+    "lora": lambda specs: [delta.Lora(rank=3, targets=(*matrices(specs), *ends(specs)))(specs)],
     "full": lambda specs: [delta.Full()(specs)],
     "scales": lambda specs: [delta.Scales(("k", "v", *ends(specs)))(specs) | delta.Scales(("down",), "in")(specs)],
     "inserts": lambda specs: [biases(specs)],
@@ -102,7 +119,7 @@ def loss(config: Decoder, weights: Any, batch: dict[str, jax.Array], remat: Any 
     hidden, _ = decoder.trunk(config, weights, decoder.embed(config, weights, batch["tokens"]), rows, remat=remat)
     scale = batch["mask"] / jnp.sum(batch["mask"])
     part = decoder.head_weights(config, weights)
-    return linear_xent(decoder.contract_head, cross_entropy, part, hidden, batch["targets"], scale, chunk=8)[0]
+    return linear_xent(decoder.contract_head(config), cross_entropy, part, hidden, batch["targets"], scale, chunk=8)[0]
 
 
 def unbind(weights: Any, dtype: Any = jnp.float32) -> Any:

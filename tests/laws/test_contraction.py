@@ -24,7 +24,7 @@ def test_every_edit_of_the_package_is_tried():
     edits = {c for _, c in inspect.getmembers(delta, inspect.isclass) if hasattr(c, "contract") and c is not delta.Edit}
     case = Case("plain", 0, "inserted", tuple(KINDS), "float32", 1.0, 0)
     assert {type(edits["w"]) for edits in case.deltas()} == edits
-    assert (len(edits), len(KINDS), len(BASES), len(USES), len(SIZES)) == (4, 6, 4, 6, 2)
+    assert (len(edits), len(KINDS), len(BASES), len(USES), len(SIZES)) == (4, 6, 4, 7, 2)
 
 
 @given(cases(bases=ON_WEIGHTS))

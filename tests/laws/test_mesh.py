@@ -19,10 +19,11 @@ from tests.laws.models import STACKS, base_of, batch, join, loss, small, stack_o
 
 MESHES = {"2x2x2": shard.MeshShape(2, 2, 2), "1x8x1": shard.MeshShape(1, 8, 1), "4x1x2": shard.MeshShape(4, 1, 2)}
 CASES = [
-    ("float32", False, "lora", "2x2x2"),
-    ("int8", False, "all of it", "2x2x2"),
-    ("float32", True, "full", "4x1x2"),
-    ("int8", True, "lora", "1x8x1"),
+    ("float32", False, "plain", "lora", "2x2x2"),
+    ("int8", False, "plain", "all of it", "2x2x2"),
+    ("float32", True, "plain", "full", "4x1x2"),
+    ("int8", True, "plain", "lora", "1x8x1"),
+    ("int8", True, "experts", "all of it", "2x2x2"),
 ]
 
 
@@ -53,8 +54,8 @@ def step(config, fixed):
     return jax.value_and_grad(value)
 
 
-def program(base_kind, tied, name, shape):
-    config = small(tied)
+def program(base_kind, tied, family, name, shape):
+    config = small(tied, family=family)
     halves = [delta.partition(edits) for edits in stack_of(config, name)]
     trainable, fixed = [half[0] for half in halves], [half[1] for half in halves]
     base = base_of(config, base_kind)
@@ -80,9 +81,9 @@ def gathers(text: str) -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("base, tied, name, shape", CASES)
-def test_value_and_gradients_are_those_of_one_device(base, tied, name, shape):
-    alone, alone_args, compiled, args = program(base, tied, name, shape)
+@pytest.mark.parametrize("base, tied, family, name, shape", CASES)
+def test_value_and_gradients_are_those_of_one_device(base, tied, family, name, shape):
+    alone, alone_args, compiled, args = program(base, tied, family, name, shape)
     value, gradients = compiled(*args)
     wanted, gradients_wanted = alone(*alone_args)
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
@@ -93,13 +94,13 @@ def test_value_and_gradients_are_those_of_one_device(base, tied, name, shape):
 
 
 def test_every_kind_of_edit_and_mesh_is_tried():
-    kinds = {type(edit) for case in CASES for edits in stack_of(small(), case[2]) for edit in edits.values()}
-    assert len(CASES) == 4 and {case[3] for case in CASES} == set(MESHES)
+    kinds = {type(edit) for case in CASES for edits in stack_of(small(), case[3]) for edit in edits.values()}
+    assert len(CASES) == 5 and {case[4] for case in CASES} == set(MESHES)
     assert kinds == {delta.LowRank, delta.Dense, delta.Scale, delta.Insert}
 
 
 def test_int8_codes_travel_and_dequantised_weights_do_not():
-    _, _, compiled, args = program("int8", False, "all of it", "2x2x2")
+    _, _, compiled, args = program("int8", False, "plain", "all of it", "2x2x2")
     found = gathers(compiled.as_text())
     weights = {  # one layer of each, whole along fsdp and still cut along tensor
         tuple(sorted(n for n in shape if n != 1)) for shape in [(8, 2, 4), (8, 1, 4), (2, 4, 8), (8, 6), (6, 8)]
@@ -112,7 +113,7 @@ def test_int8_codes_travel_and_dequantised_weights_do_not():
 
 def test_a_plain_base_travels_as_it_is():
     """The same question where the answer is known to be the other one."""
-    _, _, compiled, _ = program("float32", False, "lora", "2x2x2")
+    _, _, compiled, _ = program("float32", False, "plain", "lora", "2x2x2")
     assert ("f32", (2, 4, 8)) in gathers(compiled.as_text())
     assert not any(kind == "s8" for kind, _ in gathers(compiled.as_text()))
 

@@ -12,47 +12,52 @@ from jaxpost import delta, trees
 from jaxpost.models import decoder
 from jaxpost.models.remat import Remat
 from tests.laws.cases import bound, folded, wide
-from tests.laws.models import BASES, STACKS, base_of, batch, join, logits, loss, small, stack_of
+from tests.laws.models import BASES, FAMILIES, STACKS, base_of, batch, join, logits, loss, small, stack_of
 
 REMATS = typing.get_args(Remat)
 MODELS = (("float32", False), ("float32", True), ("bfloat16", False), ("int8", True))
-EVERY = [(base, tied, name) for base, tied in MODELS for name in STACKS]
+EVERY = [(base, tied, "plain", name) for base, tied in MODELS for name in STACKS]
+EVERY += [(base, True, family, "all of it") for base in ("float32", "int8") for family in FAMILIES if family != "plain"]
 
 
-def config_of(base: str, tied: bool) -> decoder.Decoder:
-    return small(tied, "bfloat16" if base == "bfloat16" else "float32")
+def config_of(base: str, tied: bool, family: str) -> decoder.Decoder:
+    return small(tied, "bfloat16" if base == "bfloat16" else "float32", family)
 
 
 def test_every_combination_is_tried():
-    assert (len(EVERY), len(REMATS)) == (4 * 5, 5) and {base for base, _ in MODELS} == set(BASES)
+    assert (len(EVERY), len(REMATS)) == (4 * 5 + 2 * 3, 5) and {base for base, _ in MODELS} == set(BASES)
     kinds = {type(edit) for name in STACKS for edits in stack_of(small(), name) for edit in edits.values()}
     assert kinds == {delta.LowRank, delta.Dense, delta.Scale, delta.Insert}
 
 
 @functools.cache
-def plain_logits(base: str, tied: bool) -> jax.Array:
-    config = config_of(base, tied)
+def plain_logits(base: str, tied: bool, family: str) -> jax.Array:
+    config = config_of(base, tied, family)
     return logits(config, base_of(config, base), batch())
 
 
-@pytest.mark.parametrize("base, tied, name", [case for case in EVERY if case[2] != "inserts"])
-def test_a_fresh_delta_changes_no_logit(base, tied, name):
-    config = config_of(base, tied)
+@pytest.mark.parametrize("base, tied, family, name", [case for case in EVERY if case[3] != "inserts"])
+def test_a_fresh_delta_changes_no_logit(base, tied, family, name):
+    config = config_of(base, tied, family)
     weights = base_of(config, base)
     stack = [
         {path: edit for path, edit in edits.items() if not isinstance(edit, delta.Insert)}
         for edits in stack_of(config, name, fresh=True)
     ]
-    np.testing.assert_array_equal(logits(config, bound(weights, stack), batch()), plain_logits(base, tied))
+    found, plain = logits(config, bound(weights, stack), batch()), plain_logits(base, tied, family)
+    if family == "plain":
+        np.testing.assert_array_equal(found, plain)
+    else:  # where there is more to fuse, XLA fuses it differently
+        assert apart(found, plain) < 1e-6
 
 
-@pytest.mark.parametrize("base, tied, name", EVERY)
-def test_bound_and_folded_give_the_same_logits(base, tied, name):
-    config = config_of(base, tied)
+@pytest.mark.parametrize("base, tied, family, name", EVERY)
+def test_bound_and_folded_give_the_same_logits(base, tied, family, name):
+    config = config_of(base, tied, family)
     weights, stack = base_of(config, base), stack_of(config, name)
     one, other = (logits(config, join(weights, stack), batch()) for join in (bound, folded))
     assert one.dtype == config.dtype
-    assert apart(one, plain_logits(base, tied)) > 0.15, "the edits must matter"
+    assert apart(one, plain_logits(base, tied, family)) > 0.15, "the edits must matter"
     assert apart(one, other) < (0.08 if base == "bfloat16" else 5e-6)
 
 

@@ -41,19 +41,21 @@ def empty(batch, capacity):
     """A cache of nothing: segment 0 everywhere, and values that would show if they were seen."""
     kv = jnp.full((CONFIG.layers, batch, capacity, CONFIG.kv_heads, CONFIG.head_size), 1e3)
     nothing = jnp.zeros((batch, capacity), jnp.int32)
-    return Cached(kv, kv, nothing, nothing)
+    return {"layers": Cached(kv, kv, nothing, nothing)}
 
 
 def write(cached, kept, rows):
     """The new entries at their positions, for real tokens; padding goes nowhere."""
+    cached, kept = cached["layers"], kept["layers"]
     batch = jnp.arange(rows.positions.shape[0])[:, None]
     at = jnp.where(rows.segments > 0, rows.positions, cached.segments.shape[1])
-    return Cached(
+    written = Cached(
         cached.k.at[:, batch, at].set(kept[0], mode="drop"),
         cached.v.at[:, batch, at].set(kept[1], mode="drop"),
         cached.segments.at[batch, at].set(rows.segments, mode="drop"),
         cached.positions.at[batch, at].set(rows.positions, mode="drop"),
     )
+    return {"layers": written}
 
 
 def test_token_by_token_from_unequal_prompts(weights, expected):
@@ -62,7 +64,7 @@ def test_token_by_token_from_unequal_prompts(weights, expected):
     rows = Rows(jnp.asarray(real, jnp.int32), jnp.asarray(np.arange(longest) * real, jnp.int32))
     found, kept = step(weights, TOKENS[:, :longest] * real, rows, None)
     np.testing.assert_allclose(found[real], expected[:, :longest][real], rtol=0, atol=1e-5)
-    assert kept[0].shape == (CONFIG.layers, batch, longest, CONFIG.kv_heads, CONFIG.head_size)
+    assert kept["layers"][0].shape == (CONFIG.layers, batch, longest, CONFIG.kv_heads, CONFIG.head_size)
     cached = write(empty(batch, TOTAL), kept, rows)
     at = jnp.asarray(PROMPTS)
     steps = TOTAL - longest

@@ -14,7 +14,7 @@ from jaxpost import delta, params, quant, shard, trees
 from jaxpost.faults import Fault
 from jaxpost.kernels.attention import Rows
 from jaxpost.models import decoder
-from jaxpost.models.decoder import Decoder
+from jaxpost.models.architecture import Decoder, Layer
 from jaxpost.sample import Sampling, generate, stream
 from jaxpost.sample.decode import decode, prefill
 from jaxpost.sample.generate import CHUNK, _decode, _prefill, stops_at
@@ -70,6 +70,27 @@ def test_greedy_is_the_argmax_of_the_whole_pass(kind):
         assert found.argmax(axis=1).tolist() == completion.tokens
         assert completion.log_probs.tolist() == [0.0] * 20, "greedy draws from a distribution with one token"
     assert len({tuple(c.tokens) for c in completed(kind, sampling)}) == 3, "the prompts matter"
+
+
+@pytest.mark.parametrize("window", [1, 4, 15])
+def test_layers_with_a_window_remember_no_more(window):
+    """Shorter than prompts and than what is drawn, or longer than some; in a tail, too."""
+    config = dataclasses.replace(CONFIG, layers=3, pattern=(Layer(window=window), Layer()))
+    flat = trees.flatten(params.init(decoder.specs(config), jax.random.key(0)))
+    weights = trees.unflatten({p: x if x is None or "norm" in p else 8 * x for p, x in flat.items()})
+    lengths = jnp.array([len(prompt) for prompt in PROMPTS])
+    state = prefill(
+        config, weights, jnp.ones((3, 16), jnp.int32), lengths, jax.random.split(jax.random.key(0), 3), 48, 32
+    )
+    slots = {path: cache.k.shape[2] for path, cache in state.cache.items()}
+    assert slots == {"layers/0": window, "layers/1": 48, "layers/tail/0": window}
+    for prompt, completion in zip(PROMPTS, generate(config, weights, PROMPTS, FREE), strict=True):
+        tokens = np.zeros((1, config.max_length), np.int32)
+        tokens[0, : len(prompt) + 20] = prompt + completion.tokens
+        found = np.asarray(forward(config, weights, tokens))[0, len(prompt) - 1 :]
+        np.testing.assert_allclose(completion.log_probs, found[np.arange(20), completion.tokens], atol=2e-4)
+        blind = np.asarray(forward(dataclasses.replace(config, pattern=(Layer(), Layer())), weights, tokens))[0]
+        assert np.abs(blind[len(prompt) + 18] - found[19]).max() > 1e-2, "the window matters"
 
 
 def test_an_edit_changes_what_is_said():
@@ -149,7 +170,8 @@ def test_sixteen_bit_models_write_sixteen_bit_caches(tied):
         functools.partial(prefill, config, slots=32, room=16),
         weights, jnp.ones((2, 16), jnp.int32), jnp.array([3, 16]), keys=keys,
     )  # fmt: skip
-    assert state.cache.k.dtype == jnp.bfloat16 and state.cache.k.shape == (2, 2, 32, 2, 8)
+    cache = state.cache["layers"]
+    assert cache.k.dtype == jnp.bfloat16 and cache.k.shape == (2, 2, 32, 2, 8)
     after = jax.eval_shape(lambda w, s: decode(config, w, s, FREE, (), jnp.int32(4)), weights, state)
     assert after == state, "every array keeps its type and shape, as a loop's must"
 

@@ -16,8 +16,8 @@ class Rows:
     """Which tokens see which: a query sees the keys of its own segment at positions up to its own.
 
     segments `[b, s]`: 0 is padding, equal numbers are one example. positions `[b, s]`: 0, 1, ... within each segment.
-    `most` bounds the segments of a row where the caller knows it (1: rows hold one example each), which lets fast
-    implementations serve it; `None` is unknown.
+    `most` bounds the segments of a row where the caller knows it (1: rows hold one example each), and says that padding
+    stands behind them: this lets fast implementations serve it. `None` is unknown, and padding may stand anywhere.
     """
 
     segments: Any
@@ -44,11 +44,18 @@ def attention(
     v: Float[Array, "b s k h"],
     rows: Rows,
     cached: Cached | None = None,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    cap: float | None = None,
     impl: str | None = None,
 ) -> Float[Array, "b s n h"]:
-    """Causal attention within segments: `softmax(q k^T / sqrt(h)) v`, each key/value head serving `n / k` query heads
+    """Causal attention within segments: `softmax(scale q k^T) v`, each key/value head serving `n / k` query heads
     (grouped-query attention, https://arxiv.org/abs/2305.13245). Softmax is in float32.
 
-    The new tokens also see `cached` ones of their segment. What a padding token attends to is not defined.
+    The new tokens also see `cached` ones of their segment. With a `window` a token sees that many only, itself
+    included. `scale` is one over the root of the head size unless given; a `cap` squashes scores to
+    `cap * tanh(score / cap)`. What a padding token attends to is not defined.
     """
-    return dispatch("attention", IMPLEMENTATIONS, impl)(q, k, v, rows, cached)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return dispatch("attention", IMPLEMENTATIONS, impl)(q, k, v, rows, cached, window, scale, cap)

@@ -12,24 +12,34 @@ from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.shard import platform
 
 
-def attention(q: Array, k: Array, v: Array, rows: Any, cached: Any = None) -> Array:
+def attention(
+    q: Array, k: Array, v: Array, rows: Any, cached: Any, window: int | None, scale: float, cap: float | None
+) -> Array:
     if platform() not in ("gpu", "cuda"):
         raise Unsupported("needs an NVIDIA GPU")
     if cached is not None:
         raise Unsupported("reads no cache")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise Unsupported(f"computes in 16 bits, not in {q.dtype}")
-    if q.shape[-1] % 8 or q.shape[-1] > 128:
-        raise Unsupported(f"head size {q.shape[-1]} is not a multiple of 8 up to 128")
+    if q.shape[-1] % 8 or q.shape[-1] > 256:
+        raise Unsupported(f"head size {q.shape[-1]} is not a multiple of 8 up to 256")
+    if cap is not None:
+        raise Unsupported("does not squash scores")
     if rows.most is None:
         raise Unsupported("the number of segments in a row is not known")
-    if rows.most == 1:
-        # Padding stands on the right: under the causal mask no real token can see it.
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
-    return _packed(q, k, v, rows.segments, rows.most)
+    try:
+        if rows.most == 1:
+            # Padding stands on the right: under the causal mask no real token can see it.
+            local = None if window is None else (window - 1, 0)
+            return jax.nn.dot_product_attention(
+                q, k, v, is_causal=True, scale=scale, implementation="cudnn", local_window_size=local
+            )
+        return _packed(q, k, v, rows.segments, rows.most, window, scale)
+    except NotImplementedError as error:  # an older GPU, or an older cuDNN
+        raise Unsupported(str(error)) from error
 
 
-def _packed(q: Array, k: Array, v: Array, segments: Array, most: int) -> Array:
+def _packed(q: Array, k: Array, v: Array, segments: Array, most: int, window: int | None, scale: float) -> Array:
     # No public entry point takes offsets (jax 0.10 to 0.12); this one is what the public function calls.
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
@@ -42,7 +52,7 @@ def _packed(q: Array, k: Array, v: Array, segments: Array, most: int) -> Array:
     out: Any = dot_product_attention(
         q, k, v,
         q_seqlen=lengths, kv_seqlen=lengths, q_offsets=offsets, kv_offsets=offsets,
-        scale=q.shape[-1] ** -0.5, mask_type=MaskType.PADDING_CAUSAL,
+        scale=scale, mask_type=MaskType.PADDING_CAUSAL, sliding_window_length=window,
     )  # fmt: skip
     return jnp.where(real, out, 0)
 

@@ -35,11 +35,11 @@ def test_lengths_and_offsets(rows, most):
         assert (lengths[row].tolist(), offsets[row].tolist()) == wanted
 
 
-def call(impl=None, dtype=jnp.bfloat16, size=8, most=1, cached=False):
+def call(impl=None, dtype=jnp.bfloat16, size=8, most=1, cached=False, cap=None):
     q, kv = jnp.ones((1, 2, 2, size), dtype), jnp.ones((1, 2, 1, size), dtype)
     rows = Rows(jnp.ones((1, 2), jnp.int32), jnp.arange(2)[None], most)
     past = Cached(kv, kv, rows.segments, rows.positions) if cached else None
-    return attention(q, kv, kv, rows, past, impl)
+    return attention(q, kv, kv, rows, past, cap=cap, impl=impl)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,8 @@ def call(impl=None, dtype=jnp.bfloat16, size=8, most=1, cached=False):
         (dict(cached=True), "reads no cache"),
         (dict(dtype=jnp.float32), "computes in 16 bits, not in float32"),
         (dict(size=12), "head size 12"),
-        (dict(size=136), "head size 136"),
+        (dict(size=264), "head size 264"),
+        (dict(cap=2.0), "does not squash scores"),
         (dict(most=None), "the number of segments in a row is not known"),
     ],
 )

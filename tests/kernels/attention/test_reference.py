@@ -22,13 +22,15 @@ def inputs(heads: int = 4, kv_heads: int = 2, size: int = 3, dtype=jnp.float32):
     return [jax.random.normal(key, shape).astype(dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def oracle(q, k, v, segments=SEGMENTS, positions=POSITIONS):
+def oracle(q, k, v, segments=SEGMENTS, positions=POSITIONS, window=99, scale=None, cap=None):
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     out = np.zeros(q.shape)
     for b, s, n in np.ndindex(q.shape[:3]):
         own = n // (q.shape[2] // k.shape[2])
-        seen = [t for t in range(k.shape[1]) if segments[b, t] == segments[b, s] and positions[b, t] <= positions[b, s]]
-        scores = np.array([q[b, s, n] @ k[b, t, own] for t in seen]) / np.sqrt(q.shape[3])
+        back = [int(positions[b, s] - positions[b, t]) for t in range(k.shape[1])]
+        seen = [t for t in range(k.shape[1]) if segments[b, t] == segments[b, s] and 0 <= back[t] < window]
+        scores = np.array([q[b, s, n] @ k[b, t, own] for t in seen]) * (scale or 1 / np.sqrt(q.shape[3]))
+        scores = np.tanh(scores / cap) * cap if cap else scores
         weights = np.exp(scores - scores.max())
         out[b, s, n] = sum(w * v[b, t, own] for w, t in zip(weights / weights.sum(), seen, strict=True))
     return out
@@ -122,3 +124,18 @@ def test_sixteen_bits_come_out_as_they_went_in_with_softmax_in_32():
     np.testing.assert_allclose(np.asarray(out, np.float64)[REAL], oracle(q, k, v)[REAL], atol=0.03)
     program = str(jax.make_jaxpr(lambda q: reference(q, k, v, ROWS))(q))
     assert " = exp" in program and not any(" = exp" in line and "bf16" in line for line in program.splitlines())
+
+
+@pytest.mark.parametrize(
+    "options", [dict(window=1), dict(window=3), dict(scale=0.7), dict(cap=0.5), dict(window=2, cap=1.0)]
+)
+def test_windows_scales_and_caps(options):
+    q, k, v = inputs()
+    found = np.asarray(reference(q, k, v, ROWS, **options))
+    np.testing.assert_allclose(found[REAL], oracle(q, k, v, **options)[REAL], atol=1e-6)
+    assert np.abs(found - np.asarray(reference(q, k, v, ROWS)))[REAL].max() > 0.05, "it matters here"
+    split = 4
+    past = Cached(k[:, :split], v[:, :split], ROWS.segments[:, :split], ROWS.positions[:, :split])
+    rest = Rows(ROWS.segments[:, split:], ROWS.positions[:, split:])
+    part = reference(q[:, split:], k[:, split:], v[:, split:], rest, past, **options)
+    np.testing.assert_allclose(np.asarray(part)[REAL[:, split:]], found[:, split:][REAL[:, split:]], atol=1e-6)

@@ -12,11 +12,12 @@ import pytest
 from jaxpost import delta, params, quant
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy
-from jaxpost.models.decoder import contract_head
+from jaxpost.models import decoder
 from jaxpost.params import ParamSpec, normal
 from tests.jaxprs import equations, products
 
 B, S, D, V = 2, 7, 6, 11
+contract_head = decoder.contract_head(decoder.Decoder(V, D, layers=1, heads=1, kv_heads=1, head_size=2, ffn=2))
 SPECS = {"head": ParamSpec((D, V), ": d : v", normal(0.5)), "embed": ParamSpec((V, D), ": v : d", normal(0.5))}
 
 
