@@ -8,6 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from jaxpost.data.order import Order
+from jaxpost.data.parts import Part, joined
 from jaxpost.data.text import parts_of, place
 from jaxpost.data.tokenizers import Tokenizer, TrainOn, align
 
@@ -28,33 +29,36 @@ def show(
     order = Order(len(rows), seed)
     for n in range(min(count, len(rows))):
         row = rows[order(n)[1]]
-        parts = parts_of(row, columns)
-        tokens, spans = align(tokenizer, parts, train_on, place(row))
-        limit = len(tokens.ids) if seq_len is None else seq_len + 1
-        kept = tokens.trained[:limit]
-        shown = Text(f"{place(row)} · {len(kept)} tokens, {int(kept.sum())} trained", style="bold")
-        if len(kept) < len(tokens.ids):
-            shown.append(f", {len(tokens.ids) - len(kept)} cut off", style="red")
-        shown.append("\n")
-        text = "".join(part.text for part in parts)
-        at = 0
-        states = [(bool(trained), i >= limit) for i, trained in enumerate(tokens.trained)]
-        for (trained, cut), run in groupby(range(len(states)), key=states.__getitem__):
-            indices = list(run)
-            written, at = _written(tokenizer, text, tokens.ids, spans, indices, at), int(spans[indices[-1], 1])
-            marked = trained and not cut
-            shown.append(OPEN if marked else "", style="green")
-            shown.append(written, style="strike dim" if cut else "bold green" if marked else "")
-            shown.append(CLOSE if marked else "", style="green")
-        yield shown
+        yield _shown(place(row), parts_of(row, columns, tokenizer.template), tokenizer, train_on, seq_len)
+
+
+def _shown(name: str, parts: tuple[Part, ...], tokenizer: Tokenizer, train_on: TrainOn, seq_len: int | None) -> Text:
+    tokens, spans = align(tokenizer, parts, train_on, name)
+    limit = len(tokens.ids) if seq_len is None else seq_len + 1
+    kept = tokens.trained[:limit]
+    shown = Text(f"{name} · {len(kept)} tokens, {int(kept.sum())} trained", style="bold")
+    if len(kept) < len(tokens.ids):
+        shown.append(f", {len(tokens.ids) - len(kept)} cut off", style="red")
+    shown.append("\n")
+    text = joined(parts)
+    at = 0
+    states = [(bool(trained), i >= limit) for i, trained in enumerate(tokens.trained)]
+    for (trained, cut), run in groupby(range(len(states)), key=states.__getitem__):
+        indices = list(run)
+        written, at = _written(tokenizer, text, tokens.ids, spans, indices, at), int(spans[indices[-1], 1])
+        marked = trained and not cut
+        shown.append(OPEN if marked else "", style="green")
+        shown.append(written, style="strike dim" if cut else "bold green" if marked else "")
+        shown.append(CLOSE if marked else "", style="green")
+    return shown
 
 
 def _written(tokenizer: Tokenizer, text: str, ids: Any, spans: Any, indices: list[int], at: int) -> str:
-    """The characters from `at` to where these tokens end, and the special tokens among them that text does not hold."""
+    """The characters from `at` to where these tokens end, and the bos and eos among them that text does not hold."""
     first, last = indices[0], indices[-1]
     body = text[at : int(spans[last, 1])]
-    if first == 0 and tokenizer.bos is not None and not spans[0, 1]:
+    if first == 0 and ids[0] == tokenizer.bos and not spans[0, 1]:
         body = tokenizer.piece(int(ids[0])) + body
-    if last == len(ids) - 1 and spans[-1, 0] == spans[-1, 1]:
+    if last == len(ids) - 1 and ids[-1] == tokenizer.eos and spans[-1, 0] == spans[-1, 1]:
         body += tokenizer.piece(int(ids[-1]))
     return body

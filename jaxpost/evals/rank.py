@@ -69,7 +69,7 @@ def question(tokenizer: Tokenizer, example: Example) -> Question:
         )
 
     def pair(option: str) -> Pair:
-        tokens = tokenise(tokenizer, (Part(example.prompt, False), Part(option, True)))
+        tokens = tokenise(tokenizer, (Part(example.prompt, False), Part(option, True, opens=True)))
         begins = int(np.argmax(tokens.trained))
         return tokens.ids[:begins].tolist(), tokens.ids[begins:].tolist()
 

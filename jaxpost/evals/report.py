@@ -32,6 +32,8 @@ KNOWN: dict[str, tuple[str, Any, bool]] = {
     "lr": ("Learning rate", number, True),
     "tokens_per_second": ("Tokens per second", number, True),
     "mfu": ("Model FLOP utilisation", percent, True),
+    "data_wait": ("Share of the time waiting for data", percent, True),
+    "fill": ("Share of places filled", percent, False),
     "predictions": ("Trained tokens a step", number, False),
     "tokens": ("Tokens a step", number, False),
 }

@@ -2,6 +2,7 @@
 """The model that a run starts from."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,10 @@ from jax.sharding import Mesh
 import jaxpost
 from jaxpost import params, quant, shard
 from jaxpost.arrays import Tree
-from jaxpost.data.tokenizers import SentencePieceTokenizer, Tokenizer, check_vocabulary
-from jaxpost.interop import hf
+from jaxpost.data import tokenizers
+from jaxpost.data.sources.stored import note
+from jaxpost.data.tokenizers import Chat, Tokenizer, check_vocabulary
+from jaxpost.interop import hf, hub
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 
@@ -25,13 +28,16 @@ FORMATS = {"int8": quant.Int8()}
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A directory in Hugging Face's layout (config.json, safetensors, tokenizer.model), or `nano`, which ships with
-    jaxpost. `dtype` is that of the weights in memory and of the computation; empty keeps what the config.json says.
-    `quant` stores the blocks' weights in fewer bits: the base is frozen, so a delta over it trains all the same."""
+    """A directory in Hugging Face's layout (config.json, safetensors, a tokenizer), here or at a URL (`gs://...`,
+    `s3://...`); `org/name` (or `org/name@revision`) of the Hugging Face hub; or `nano`, which ships with jaxpost.
+    `dtype` is that of the weights in memory and of the computation; empty keeps what the config.json says. `quant`
+    stores the blocks' weights in fewer bits: the base is frozen, so a delta over it trains all the same. `chat` says
+    what is to be otherwise than its chat template says."""
 
     path: str = "nano"
     dtype: str = ""
     quant: Literal["none", "int8"] = "none"
+    chat: Chat = Chat()
 
 
 @dataclass(frozen=True)
@@ -41,24 +47,27 @@ class Fresh:
     model: Decoder
     tokenizer: str
     seed: int = 0
+    chat: Chat = Chat()
 
 
 Model = Pretrained | Fresh
 
 
-def directory(model: Pretrained) -> Path:
-    return BUILT_IN.get(model.path, Path(model.path))
+def directory(model: Pretrained, weights: bool = True) -> Path:
+    """Where the model lies on this host, fetched if need be: all of it, or all but its weights."""
+    return BUILT_IN[model.path] if model.path in BUILT_IN else hub.directory(model.path, weights)
 
 
 def tokenizer_of(model: Model) -> Tokenizer:
-    return SentencePieceTokenizer.load(model.tokenizer if isinstance(model, Fresh) else directory(model))
+    path = model.tokenizer if isinstance(model, Fresh) else directory(model, weights=False)
+    return tokenizers.load(path, model.chat)
 
 
 def config_of(model: Model) -> Decoder:
     """Sizes and choices, without reading weights."""
     if isinstance(model, Fresh):
         return model.model
-    config = hf.read_config(directory(model))
+    config = hf.read_config(directory(model, weights=False))
     return replace(config, dtype=model.dtype) if model.dtype else config
 
 
@@ -73,8 +82,9 @@ class Loaded:
 
 
 def load(model: Model, mesh: Mesh) -> Loaded:
-    """Reads (or draws) the weights onto the mesh. Raises `Fault` for a directory that cannot be read, and for a
-    tokenizer that knows more tokens than the model embeds."""
+    """Reads (or draws) the weights onto the mesh, and tells who watches (`sources.stored.watched`) how far it is.
+    Raises `Fault` for a directory that cannot be read, and for a tokenizer that knows more tokens than the model
+    embeds."""
     config, tokenizer = config_of(model), tokenizer_of(model)
     check_vocabulary(tokenizer, config.vocab)
     specs = params.filled(decoder.specs(config))
@@ -82,7 +92,7 @@ def load(model: Model, mesh: Mesh) -> Loaded:
     if isinstance(model, Fresh):
         draw: Any = jax.jit(lambda key: params.init(specs, key), out_shardings=places)
         return Loaded(config, tokenizer, draw(jax.random.key(model.seed)), specs)
-    weights = hf.load(directory(model), config.dtype, places)[1]
+    weights = hf.load(directory(model), config.dtype, places, partial(note, f"reading {model.path}"))[1]
     if model.quant == "none":
         return Loaded(config, tokenizer, weights, specs)
     format = FORMATS[model.quant]

@@ -21,9 +21,10 @@ from rich.text import Text
 
 from jaxpost.arrays import HostBatch, Tree
 from jaxpost.data.loader import Loader
+from jaxpost.data.parts import Part, prompt_of
 from jaxpost.data.tasks import Example, Task
-from jaxpost.data.text import Part, parts_of
-from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids
+from jaxpost.data.text import parts_of
+from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids, prompt_ids
 from jaxpost.evals import report, table, text
 from jaxpost.evals.rank import question, rank
 from jaxpost.evals.score import Scorer, token_stats
@@ -147,15 +148,10 @@ def answer(examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, w
     answers = [""] * len(examples)
     for at in range(0, len(order), rows):
         group = order[at : at + rows]
-        done = generate(config, weights, [prompts[i] for i in group], sampling, ends=(tokenizer.eos,))
+        done = generate(config, weights, [prompts[i] for i in group], sampling, ends=tokenizer.ends)
         for i, completion in zip(group, done, strict=True):
             answers[i] = tokenizer.decode(completion.tokens).strip()
     return answers
-
-
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """A prompt as training shows it: behind the tokenizer's BOS, if it has one."""
-    return [*([] if tokenizer.bos is None else [tokenizer.bos]), *tokenizer.encode(prompt)]
 
 
 class Reviewing:
@@ -223,9 +219,9 @@ class Reviewing:
         if isinstance(row, Tokens):
             pieces = [Part(self._tokenizer.decode(check_ids(self._tokenizer, row, "a row").ids[:64]), True)]
         else:
-            pieces = parts_of(row, corpus.columns)
+            pieces = parts_of(row, corpus.columns, self._tokenizer.template)
         split = next((i for i, part in enumerate(pieces) if part.trained), 0)
-        prompt, target = ("".join(part.text for part in some) for some in (pieces[:split], pieces[split:]))
+        prompt, target = (prompt_of(some) for some in (pieces[:split], pieces[split:]))
         half = len(target) // 2
         return Example(prompt, target) if prompt else Example(target[:half], target[half:])
 

@@ -2,12 +2,16 @@
 """Tokenizers small enough to be trained on the spot."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
 import sentencepiece
 
-from jaxpost.data.tokenizers import SentencePieceTokenizer
+from jaxpost.data import tokenizers
+from jaxpost.data.tokenizers import JsonTokenizer, SentencePieceTokenizer
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 CORPUS = [
     "The cat sat on the mat and looked at the dog.",
@@ -45,6 +49,28 @@ def tokenizer() -> SentencePieceTokenizer:
 def folding() -> SentencePieceTokenizer:
     """As T5's: unigram, folds compatibility characters and white space; no bos, eos 1, pad 0, unk 2."""
     return _train(model_type="unigram", vocab_size=120, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False)
+
+
+@pytest.fixture
+def with_template(tmp_path: Path):
+    """A small tokenizer of some kind whose model has the template of some style (or a template given as text)."""
+
+    def make(kind: str, style: str = "", source: str = "") -> JsonTokenizer:
+        place = tmp_path / f"{kind}-{style}"
+        shutil.copytree(GOLDEN / "tokenizers" / kind, place, dirs_exist_ok=True)
+        text = source or (GOLDEN / "chat" / f"{style}.jinja").read_text("utf-8")
+        (place / "chat_template.jinja").write_text(text, "utf-8")
+        made = tokenizers.load(place)
+        assert isinstance(made, JsonTokenizer)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def qwen(with_template) -> JsonTokenizer:
+    """As Qwen's: bytes, no bos, ChatML."""
+    return with_template("qwen", "chatml")
 
 
 @pytest.fixture

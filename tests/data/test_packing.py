@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data.packing import Blocks, Packer, choose, lay, shift
+from jaxpost.data.packing import MOST, Blocks, Group, Packer, choose, lay, shift
 from jaxpost.data.tokenizers import Tokens
 
 ROOM = 12
@@ -23,8 +24,14 @@ def examples(lengths):
     return found
 
 
+def alone(stream):
+    """Each example as a group of its own."""
+    return lambda k: None if stream[k] is None else Group((stream[k],))
+
+
 def rows_of(lane):
-    return list(iter(lane.next, None))
+    """The examples of each row."""
+    return [[shift(tokens) for group in row for tokens in group.members] for row in iter(lane.next, None)]
 
 
 def test_the_shift_is_by_one_and_the_mask_belongs_to_the_target():
@@ -52,7 +59,7 @@ def test_an_empty_row_is_all_padding():
 @given(STREAMS, DEPTHS)
 def test_packing_keeps_every_example_whole_and_once(lengths, depth):
     stream = examples(lengths)
-    packed = rows_of(Packer(stream.__getitem__, ROOM, depth))
+    packed = rows_of(Packer(alone(stream), ROOM, depth))
     seen = sorted((example for row in packed for example in row), key=lambda example: int(example.inputs[0]))
     kept = [tokens for tokens in stream if tokens is not None]
     assert len(seen) == len(kept)
@@ -66,7 +73,7 @@ def test_packing_keeps_every_example_whole_and_once(lengths, depth):
 
 @given(STREAMS, DEPTHS)
 def test_segments_positions_targets_and_mask_agree(lengths, depth):
-    for packed in rows_of(Packer(examples(lengths).__getitem__, ROOM, depth)):
+    for packed in rows_of(Packer(alone(examples(lengths)), ROOM, depth)):
         row = lay(packed, ROOM, pad=0)
         for segment in range(1, len(packed) + 1):
             at = row["segments"] == segment
@@ -99,13 +106,13 @@ def test_packing_is_worth_it():
 
 
 def _sized(lengths):
-    return lambda k: Tokens(np.zeros(lengths[k] + 1, np.int32), np.ones(lengths[k] + 1, bool))
+    return alone([Tokens(np.zeros(n + 1, np.int32), np.ones(n + 1, bool)) for n in lengths])
 
 
 @given(st.lists(st.none() | st.integers(2, 40), max_size=12), st.integers(1, 15))
 def test_blocks_make_every_token_but_the_first_a_target_once(lengths, room):
     stream = examples(lengths)
-    rows = rows_of(Blocks(stream.__getitem__, room))
+    rows = rows_of(Blocks(alone(stream), room))
     joined = np.concatenate([np.zeros(0, np.int32), *(tokens.ids for tokens in stream if tokens is not None)])
     assert all(len(row) == 1 for row in rows)
     targets = np.concatenate([np.zeros(0, np.int32), *(row[0].targets for row in rows)])
@@ -121,7 +128,7 @@ def test_blocks_make_every_token_but_the_first_a_target_once(lengths, room):
 @given(lengths=STREAMS, pauses=st.sets(st.integers(0, 20)))
 def test_a_lane_put_back_goes_on_as_if_nothing_had_happened(kind, lengths, pauses):
     def lane():
-        fetch = examples(lengths).__getitem__
+        fetch = alone(examples(lengths))
         return Blocks(fetch, ROOM) if kind == "blocks" else Packer(fetch, ROOM, 0 if kind == "none" else 2)
 
     wanted = rows_of(lane())
@@ -133,7 +140,35 @@ def test_a_lane_put_back_goes_on_as_if_nothing_had_happened(kind, lengths, pause
             current.restore(saved)
         if (row := current.next()) is None:
             break
-        got.append(row)
+        got.append([shift(tokens) for group in row for tokens in group.members])
     assert len(got) == len(wanted)
     for one, other in zip(got, wanted, strict=True):
         assert all(np.array_equal(x, y) for a, b in zip(one, other, strict=True) for x, y in zip(a, b, strict=True))
+
+
+GROUPS = st.lists(st.none() | st.lists(st.integers(2, 5), min_size=1, max_size=4), max_size=20)
+
+
+@given(GROUPS, DEPTHS)
+def test_groups_stay_whole_and_come_once(sizes, depth):
+    flat = iter(examples([n for size in sizes if size for n in size]))
+    groups = [None if size is None else Group(tuple(next(flat) for _ in size)) for size in sizes]
+    lane = Packer(groups.__getitem__, 16, depth)
+    rows = list(iter(lane.next, None))
+    assert all(sum(group.size for group in row) <= 16 for row in rows)
+    seen = sorted((group for row in rows for group in row), key=lambda group: int(group.members[0].ids[0]))
+    assert all(one is other for one, other in zip(seen, [g for g in groups if g is not None], strict=True))
+
+
+def test_a_row_holds_no_more_examples_than_attention_can_tell_apart():
+    triple = (Tokens(np.zeros(2, np.int32), np.ones(2, bool)),) * 3
+    lane = Packer(([Group(triple)] * 50).__getitem__, 10_000, 4)
+    rows = list(iter(lane.next, None))
+    assert [sum(len(group.members) for group in row) for row in rows] == [MOST // 3 * 3, MOST // 3 * 3, 24]
+
+
+def test_a_document_as_long_as_a_book_is_not_copied_for_every_block():
+    book = Tokens(np.arange(2_000_000, dtype=np.int32), np.ones(2_000_000, bool))
+    begun = time.process_time()
+    assert len(rows_of(Blocks(alone([book]), 512))) == 3907
+    assert time.process_time() - begun < 2.0  # 0.1 s, or 15

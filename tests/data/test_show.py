@@ -59,10 +59,18 @@ def test_the_order_is_the_loaders(tokenizer, seed):
     rows = [Record({"text": f"number {i}"}, f"f:{i}") for i in range(20)]
     heads = [text.plain.split(" ·")[0] for text in show(rows, tokenizer, 4, seed)]
     loader = Loader(rows, tokenizer, 4, 32, seed=seed)
-    assert heads == [loader.example(n)[1] for n in range(4)]
+    assert heads == [loader.where(n) for n in range(4)]
     if seed is None:
         assert heads == ["f:0", "f:1", "f:2", "f:3"]
 
 
 def test_no_more_than_there_are(tokenizer):
     assert len(list(show([ROW], tokenizer, 7))) == 1
+
+
+def test_a_models_own_template(qwen):
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    assert plain(show([row], qwen)).split("\n", 1)[1] == (
+        "<|im_start|>system\nBe of use.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        "⟦Hello<|im_end|>⟧\n\n"
+    )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxpost.data.chat import BuiltIn
 from jaxpost.data.tasks import Example
 from jaxpost.evals.rank import Choice, Question, Scores, choose, question, rank
 from jaxpost.faults import Fault
@@ -35,10 +36,13 @@ def test_choice(given_scores, choice):
 class Tokenizer:
     """A letter is a token."""
 
-    vocab_size, bos, eos, pad = 128, 1, 2, 0
+    vocab_size, bos, eos, pad, ends, template, continues = 128, 1, 2, 0, (2,), BuiltIn(), True
 
-    def encode_offsets(self, text):
+    def encode_offsets(self, text, after=""):
         return np.array([ord(c) for c in text], np.int32), np.array([(i, i + 1) for i in range(len(text))], np.int32)
+
+    def encode_offsets_batch(self, texts, after):
+        return [self.encode_offsets(text) for text in texts]
 
     def piece(self, token):
         return {1: "<s>", 2: "</s>"}[token]

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is made once: by one of many, whole or not at all, and never mistaken for something else."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from jaxpost.data import cache
+from jaxpost.data.loader import Loader, Single, read
+from jaxpost.data.pairs import Pairs, Rankings
+from jaxpost.data.sources import jsonl
+from jaxpost.faults import Fault
+
+ROWS = [{"prompt": f"What is {i} + {i}?", "completion": "one " * (i % 7) + str(2 * i)} for i in range(23)]
+PAIRS = [
+    {"prompt": f"What is {i}?\n", "chosen": "the dog " * (i % 5) + "cat", "rejected": "mat"}
+    | ({"margin": i / 8} if i % 3 else {})
+    for i in range(9)
+]
+RANKINGS = [
+    {"prompt": "Name a pet.\n", "completions": ["mat", "dog", "cat"][:n], "scores": [0, 1, 3][:n]} for n in (2, 3, 2)
+]
+
+
+class Filed(list):
+    """Rows that say which files they are of."""
+
+    def __init__(self, rows, files):
+        super().__init__(rows)
+        self.files = files
+
+
+def jsonl_of(written, name, rows):
+    return jsonl(written(name, "".join(json.dumps(row) + "\n" for row in rows)))
+
+
+@pytest.mark.parametrize(("unit", "rows"), [(Single(), ROWS), (Pairs(), PAIRS), (Rankings(), RANKINGS)])
+def test_what_is_read_back_is_what_was_read(tokenizer, tmp_path, monkeypatch, unit, rows):
+    monkeypatch.setattr(cache, "TOGETHER", 2)  # and so more calls than one
+    found = cache.tokenised(rows, tokenizer, unit, root=tmp_path)
+    assert len(found) == len(rows)
+    for i in (*range(len(rows)), -1):
+        group, wanted = found[i], read([rows[i]], unit, tokenizer, None, "completion")[0]
+        assert group.values == wanted.values and len(group.members) == len(wanted.members)
+        for one, other in zip(group.members, wanted.members, strict=True):
+            assert one.ids.dtype == np.int32 and one.trained.dtype == bool
+            assert np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)
+    assert found.lengths.tolist() == [len(tokens.ids) for group in found for tokens in group.members]
+    with pytest.raises(IndexError):
+        found[len(rows)]
+
+
+@pytest.mark.parametrize("packing", ["pack", "blocks"])
+def test_a_loader_makes_the_same_of_it(tokenizer, tmp_path, packing):
+    options = {"batch": 3, "seq_len": 48, "packing": packing, "seed": 1, "epochs": 2}
+    plain = Loader(ROWS, tokenizer, **options)
+    cached = Loader(cache.tokenised(ROWS, tokenizer, Single(), root=tmp_path), tokenizer, **options)
+    assert plain.batches() == cached.batches() > 2
+    for _ in range(plain.batches()):
+        one, other = plain.next(), cached.next()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert plain.counts() == cached.counts() and plain.save() == cached.save()
+
+
+def test_messages_still_name_the_line(tokenizer, tmp_path, written):
+    rows = cache.tokenised(jsonl_of(written, "a.jsonl", ROWS), tokenizer, Single(), root=tmp_path)
+    with pytest.raises(Fault, match=r"a\.jsonl:1: \d+ tokens, but a row of seq_len 8 holds 9"):
+        Loader(rows, tokenizer, 1, 8, seed=None, overlong="error").next()
+
+
+def test_a_second_reader_tokenises_nothing(tokenizer, tmp_path, written, monkeypatch):
+    rows = jsonl_of(written, "a.jsonl", ROWS)
+    cache.tokenised(rows, tokenizer, Single(), root=tmp_path)
+    monkeypatch.setattr(cache, "_write", lambda *_: pytest.fail("made again"))
+    again = cache.tokenised(jsonl(tmp_path / "a.jsonl"), tokenizer, Single(), root=tmp_path)
+    assert again[3].size == read([rows[3]], Single(), tokenizer, None, "completion")[0].size
+
+
+def test_whatever_tokens_depend_on_is_in_the_key(tokenizer, folding, tmp_path, written, monkeypatch):
+    rows = Filed(ROWS, [written("a.jsonl", "")])
+
+    def key(rows=rows, tokenizer=tokenizer, unit=None, columns=None, train_on="completion"):
+        return cache.key_of_tokens(rows, tokenizer, unit or Single(), columns, train_on)
+
+    keys = [key(), key(tokenizer=folding), key(unit=Pairs()), key(columns={"a": "prompt"}), key(train_on="all")]
+    keys += [key(rows=ROWS), key(rows=ROWS[:-1]), key(rows=ROWS[1:]), key(rows=Filed(ROWS[1:], rows.files))]
+    os.utime(tmp_path / "a.jsonl", ns=(1, 1))
+    keys.append(key())
+    monkeypatch.setattr(cache, "code", lambda: "other code")
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() == key()
+
+
+def test_a_bad_row_is_named_and_nothing_is_kept(tokenizer, tmp_path, written):
+    rows = jsonl_of(written, "a.jsonl", [*ROWS[:4], {"prompt": "a"}, *ROWS])
+    with pytest.raises(Fault, match=r"a\.jsonl:5: .*completion"):
+        cache.tokenised(rows, tokenizer, Single(), root=tmp_path / "cache", columns={"prompt": "prompt"})
+    assert [path.suffix for path in (tmp_path / "cache" / "tokens").iterdir()] == [".lock"]
+
+
+def test_a_damaged_entry_is_refused(tokenizer, tmp_path):
+    cache.tokenised(ROWS, tokenizer, Single(), root=tmp_path)
+    (ids,) = tmp_path.rglob("ids.bin")
+    ids.write_bytes(ids.read_bytes()[:-6])
+    with pytest.raises(Fault, match="is damaged: remove that folder"):
+        cache.tokenised(ROWS, tokenizer, Single(), root=tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Fault, match="cannot keep .*JAXPOST_CACHE.*batches.cache"):
+        cache.once(tmp_path / "file" / "below", "key", lambda draft: None)
+
+
+def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path))
+    assert cache.folder() == tmp_path
+    monkeypatch.delenv("JAXPOST_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.folder() == tmp_path / "jaxpost"
+
+
+def test_of_many_one_makes_and_the_others_wait(tmp_path):
+    made, waited = [], []
+
+    def make(draft):
+        made.append(1)
+        time.sleep(0.2)
+        (draft / "what").write_text("there")
+
+    def ask():
+        # Not one process each, but one open file each, which is what the lock goes by.
+        entry = cache.once(tmp_path, "key", make, lambda: waited.append(1))
+        assert (entry / "what").read_text() == "there"
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len(waited) == 3
+
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from jaxpost.data import cache
+
+def make(draft):
+    (draft / "half").write_text("")
+    time.sleep(600)
+
+cache.once(Path(sys.argv[1]), "key", make)
+"""
+
+
+def test_a_killed_process_leaves_neither_a_lock_nor_half_an_entry(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HANGS, str(tmp_path)]) as process:
+        while process.poll() is None and not (tmp_path / "key.draft" / "half").exists():
+            time.sleep(0.01)
+        process.kill()
+    entry = cache.once(tmp_path, "key", lambda draft: None)
+    assert entry == tmp_path / "key" and not list(entry.iterdir()) and not (tmp_path / "key.draft").exists()
