@@ -13,9 +13,9 @@ import re
 import jax
 
 from jaxpost.data.nano import Documents
+from jaxpost.data.tokenizers import prompt_ids
 from jaxpost.recipes import base
 from jaxpost.recipes.base import Pretrained
-from jaxpost.recipes.review import prompt_ids
 from jaxpost.sample import Sampling, generate
 from jaxpost.shard import MeshShape, make_mesh
 

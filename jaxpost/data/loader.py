@@ -5,21 +5,22 @@ The stream of shuffled examples is cut into as many lanes as a global batch has 
 i + 2B, ... and packs them by itself. A process builds the rows of its lanes only, and never needs to know of others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
+from jaxpost.data.chat import Template
 from jaxpost.data.order import Order
-from jaxpost.data.packing import Blocks, Overlong, Packer, Shifted, lay
-from jaxpost.data.text import parts_of, place
-from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, tokenise
+from jaxpost.data.packing import Blocks, Group, Overlong, Packer, lay, shift
+from jaxpost.data.text import Part, parts_of, place
+from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, tokenise, tokenise_batch
 from jaxpost.faults import Fault, nearest
 
 Batch = dict[str, np.ndarray]
 Packing = Literal["none", "pack", "blocks"]
-DEPTH = 4  # rows' worth of examples that wait in a lane that packs
+DEPTH = 8  # rows' worth of examples that wait in a lane that packs
 HOPELESS = 256  # a lane that had to leave out so many examples and kept none will not find any
 
 
@@ -35,6 +36,52 @@ class BatchSource(Protocol):
         ...
 
     def restore(self, saved: dict[str, Any]) -> None: ...
+
+
+Said = tuple[tuple[tuple[Part, ...], ...], tuple[float, ...]]
+"""The examples of a row, as text, and a number that belongs to each, if any does."""
+
+
+class Unit(Protocol):
+    """What one row of data is to a run: the examples it becomes, and what a batch says about them besides tokens."""
+
+    def said(self, row: Any, columns: Mapping[str, str] | None, template: Template | None) -> Said: ...
+
+    def fit(self, group: Group, room: int, bos: int | None) -> Group | None:
+        """A group that is larger than `room` positions cut to them; None if nothing would be left to learn."""
+        ...
+
+    def extras(self, rows: Sequence[Sequence[Group]]) -> Batch:
+        """What the batch holds besides the usual arrays, with a leading axis of rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Single:
+    """A row is one example, cut from the right."""
+
+    def said(self, row: Any, columns: Mapping[str, str] | None, template: Template | None) -> Said:
+        return (parts_of(row, columns, template),), ()
+
+    def fit(self, group: Group, room: int, bos: int | None) -> Group | None:
+        ids, trained = (field[: room + 1] for field in group.members[0])
+        return Group((Tokens(ids, trained),)) if trained[1:].any() else None
+
+    def extras(self, rows: Sequence[Sequence[Group]]) -> Batch:
+        return {}
+
+
+def read(
+    rows: Sequence[Any], unit: Unit, tokenizer: Tokenizer, columns: Mapping[str, str] | None, train_on: TrainOn
+) -> list[Group]:
+    """What the rows are to a run, tokenised: faster together than one by one."""
+    told = [unit.said(row, columns, tokenizer.template) for row in rows]
+    if len(rows) == 1 and len(told[0][0]) == 1:
+        return [Group((tokenise(tokenizer, told[0][0][0], train_on, place(rows[0])),))]
+    where = [place(row) for row, (examples, _) in zip(rows, told, strict=True) for _ in examples]
+    every = [parts for examples, _ in told for parts in examples]
+    tokens = iter(tokenise_batch(tokenizer, every, train_on, where))
+    return [Group(tuple(next(tokens) for _ in examples), values) for examples, values in told]
 
 
 @dataclass
@@ -79,37 +126,39 @@ class Lane:
             else Packer(self._fetch, loader.seq_len, DEPTH if loader.packing == "pack" else 0)
         )
 
-    def next(self) -> list[Shifted] | None:
-        """The examples of the lane's next row; None once the epochs are over."""
-        examples = self._packer.next()
-        if examples is not None:
+    def next(self) -> list[Group] | None:
+        """What the lane's next row holds; None once the epochs are over."""
+        groups = self._packer.next()
+        if groups is not None:
             self.counts += Counts(
-                tokens=sum(len(example.inputs) for example in examples),
-                trained=int(sum(example.mask.sum() for example in examples)),
+                tokens=sum(group.size for group in groups),
+                trained=sum(int(tokens.trained[1:].sum()) for group in groups for tokens in group.members),
                 rows=1,
                 positions=self._loader.seq_len,
             )
-        return examples
+        return groups
 
-    def _fetch(self, k: int) -> Tokens | None:
-        tokens, where = self._loader.example(self._number + k * self._loader.batch)
-        self.counts.examples += 1
-        counts, limit = self.counts, self._loader.seq_len + 1
-        if self._loader.packing != "blocks" and len(tokens.ids) > limit:
-            if self._loader.overlong == "error":
-                raise Fault(
-                    f"{where}: {len(tokens.ids)} tokens, but a row of seq_len {limit - 1} holds {limit}; "
-                    "raise seq_len, or set overlong to 'truncate' or 'drop'"
-                )
-            if self._loader.overlong == "drop":
-                counts.overlong += 1
-                return self._left_out()
-            counts.truncated += 1
-            tokens = Tokens(tokens.ids[:limit], tokens.trained[:limit])
-            if not tokens.trained[1:].any():
-                counts.untrained += 1
-                return self._left_out()
-        return tokens
+    def _fetch(self, k: int) -> Group | None:
+        loader, counts, n = self._loader, self.counts, self._number + k * self._loader.batch
+        group: Group | None = loader.example(n)
+        counts.examples += 1
+        if loader.packing == "blocks" or group.size <= loader.seq_len:
+            return group
+        if loader.overlong == "error":
+            held = loader.seq_len + len(group.members)
+            raise Fault(
+                f"{loader.where(n)}: {group.size + len(group.members)} tokens, but a row of seq_len {loader.seq_len} "
+                f"holds {held}; raise seq_len, or set overlong to 'truncate' or 'drop'"
+            )
+        if loader.overlong == "drop":
+            counts.overlong += 1
+            return self._left_out()
+        counts.truncated += 1
+        group = loader.unit.fit(group, loader.seq_len, loader.tokenizer.bos)
+        if group is None:
+            counts.untrained += 1
+            return self._left_out()
+        return group
 
     def _left_out(self) -> None:
         if self.counts.dropped >= HOPELESS and not self.counts.rows:
@@ -126,10 +175,11 @@ class Lane:
 class Loader:
     """Batches of `batch` rows (over all processes) of `seq_len` positions from random-access rows of text.
 
-    `rows` are whatever `parts_of` understands; if they are others in every epoch, as a mixture's, they have a method
-    `at(epoch, index)`. `packing`: "none" one example a row, "pack" as many as fit, "blocks" documents joined and cut.
-    Examples longer than a row are handled by `overlong` and counted. Endless, unless `epochs` is given: then the last
-    batch is filled up with empty rows, and StopIteration follows. `seed=None` keeps the rows' order.
+    `rows` are whatever `unit` reads, by default what `parts_of` understands, or tokens already; if they are others in
+    every epoch, as a mixture's, they have a method `at(epoch, index)`. `packing`: "none" one row's examples a row,
+    "pack" as many as fit, "blocks" documents joined and cut. What is longer than a row is handled by `overlong` and
+    counted. Endless, unless `epochs` is given: then the last batch is filled up with empty rows, and StopIteration
+    follows. `seed=None` keeps the rows' order.
 
     A batch maps tokens, targets, segments, positions (int32) and mask (float32) to [batch / process_count, seq_len]
     arrays: rows process_index * batch / process_count and following of the global batch.
@@ -149,6 +199,7 @@ class Loader:
         columns: Mapping[str, str] | None = None,
         process_index: int = 0,
         process_count: int = 1,
+        unit: Unit = Single(),  # noqa: B008 (it has no state)
     ):
         if not len(rows):
             raise Fault(f"{getattr(rows, 'name', 'the data set')} is empty: there is nothing to train on")
@@ -158,6 +209,10 @@ class Loader:
         for name, value, kinds in (("packing", packing, Packing), ("overlong", overlong, Overlong)):
             if value not in get_args(kinds):
                 raise Fault(f"no {name} {value!r}; {nearest(value, get_args(kinds))}")
+        if packing == "blocks" and not isinstance(unit, Single):
+            raise Fault("packing 'blocks' joins documents, and answers that are compared must stay whole; use 'pack'")
+        if train_on == "all" and not isinstance(unit, Single):
+            raise Fault("train_on 'all' counts prompts too, and answers are compared without them; use 'completion'")
         if batch % process_count:
             raise Fault(
                 f"a batch of {batch} rows cannot be shared equally by {process_count} processes; "
@@ -167,7 +222,7 @@ class Loader:
         self.packing: Packing = packing
         self.train_on: TrainOn = train_on
         self.overlong: Overlong = overlong
-        self.columns = columns
+        self.columns, self.unit = columns, unit
         self._made = {"rows": len(rows), "batch": batch, "seq_len": seq_len, "packing": packing, "seed": seed}
         self._order = Order(len(rows), seed)
         share = batch // process_count
@@ -177,35 +232,65 @@ class Loader:
         # own lanes: so, and only so, the end is counted out beforehand.
         self._end = self.batches() if epochs is not None and process_count > 1 else None
 
-    def example(self, n: int) -> tuple[Tokens, str]:
-        """The n-th example of the stream, tokenised, and where it is from; IndexError behind the last epoch."""
+    def example(self, n: int) -> Group:
+        """What the n-th row of the stream holds, tokenised; IndexError behind the last epoch."""
+        epoch, index = self._place(n)
+        row = self.rows[index] if (at := getattr(self.rows, "at", None)) is None else at(epoch, index)
+        if isinstance(row, Group):  # by this tokenizer
+            return row
+        if isinstance(row, Tokens):
+            return Group((check_ids(self.tokenizer, row, f"row {index}"),))
+        return read([row], self.unit, self.tokenizer, self.columns, self.train_on)[0]
+
+    def where(self, n: int) -> str:
+        """Where the n-th row of the stream is from, for messages."""
+        return place_of(self.rows, *self._place(n))
+
+    def _place(self, n: int) -> tuple[int, int]:
         if self.epochs is not None and n >= self.epochs * len(self.rows):
             raise IndexError(n)
-        epoch, index = self._order(n)
-        at = getattr(self.rows, "at", None)
-        row = at(epoch, index) if at else self.rows[index]
-        if isinstance(row, Tokens):  # tokenised once and for all
-            return check_ids(self.tokenizer, row, f"row {index}"), f"row {index}"
-        where = place(row)
-        return tokenise(self.tokenizer, parts_of(row, self.columns), self.train_on, where), where
+        return self._order(n)
 
     def next(self, state: Any = None) -> Batch:
         """This process's rows of the next batch. `state` is there for sources that generate: a file has no use."""
-        rows = [lane.next() for lane in self._lanes.values()]
+        rows = self._rows()
         over = not any(rows) if self._end is None else self._step >= self._end
         if over and not self._step:
             raise Fault(f"not one example could be used: {self.why(self.counts())}")
         if over:
             raise StopIteration
         self._step += 1
-        laid = [lay(row or [], self.seq_len, self.tokenizer.pad) for row in rows]
-        return {name: np.stack([row[name] for row in laid]) for name in laid[0]}
+        laid = [
+            lay([shift(tokens) for group in row for tokens in group.members], self.seq_len, self.tokenizer.pad)
+            for row in rows
+        ]
+        return {name: np.stack([row[name] for row in laid]) for name in laid[0]} | self.unit.extras(rows)
+
+    def _rows(self) -> list[list[Group]]:
+        """The next row of every lane, or, if one of them meets a fault, none of any: a position saved then is that
+        between two batches."""
+        before = {i: lane.save() for i, lane in self._lanes.items()}
+        try:
+            return [lane.next() or [] for lane in self._lanes.values()]
+        except Exception:
+            for i, lane in self._lanes.items():
+                lane.restore(before[i])
+            raise
 
     def batches(self) -> int:
-        """How many batches the epochs make, found by tokenising and packing all of them once (without keeping any)."""
+        """How many batches the epochs make, found by packing all of them once (without keeping any). Rows that are no
+        tokens yet are tokenised for it."""
+        return max(counts.rows for counts in self.survey())
+
+    def survey(self) -> Iterator[Counts]:
+        """What becomes of the epochs' examples, lane by lane, without moving: what `batches` takes, and as long."""
         if self.epochs is None:
             raise Fault("an endless stream has no number of batches; give the loader epochs")
-        return max(sum(1 for _ in iter(Lane(self, i).next, None)) for i in range(self.batch))
+        for number in range(self.batch):
+            lane = Lane(self, number)
+            while lane.next() is not None:
+                pass
+            yield lane.counts
 
     def counts(self) -> Counts:
         """What this process's lanes have done so far."""
@@ -224,7 +309,7 @@ class Loader:
 
     def restore(self, saved: dict[str, Any]) -> None:
         for name, value in self._made.items():
-            if (was := saved["of"][name]) != value:
+            if (was := saved["of"].get(name, value)) != value:
                 raise Fault(
                     f"the data's saved position is of {name} {was!r}, which now is {value!r}: batches cannot "
                     "go on from there; set it back, or start a new run"
@@ -237,6 +322,14 @@ class Loader:
         self._step = saved["step"]
         for i, lane in self._lanes.items():
             lane.restore(saved["lanes"][str(i)])
+
+
+def place_of(rows: Sequence[Any], epoch: int, index: int) -> str:
+    """Where a row is from, as `file:line` if its source says so; rows made of other rows know where those are from."""
+    if (whence := getattr(rows, "place_of", None)) is not None:
+        return whence(index)
+    row = rows[index] if (at := getattr(rows, "at", None)) is None else at(epoch, index)
+    return f"row {index}" if isinstance(row, tuple) else place(row)
 
 
 def counts_of(saved: dict[str, Any]) -> Counts:

@@ -38,7 +38,7 @@ class TokenRows(Sequence[Any]):
 def blocks(rows: Iterable[Any], tokenizer: Tokenizer, width: int) -> np.ndarray:
     """Documents, each between its BOS and EOS, joined and cut into rows of `width` tokens, each of which begins with
     the last token of the one before (so that every token but the first is predicted once); the rest is left out."""
-    pieces = [tokenise(tokenizer, parts_of(row), "all").ids for row in rows]
+    pieces = [tokenise(tokenizer, parts_of(row, template=tokenizer.template), "all").ids for row in rows]
     stream = np.concatenate(pieces)
     count = max(0, (len(stream) - 1) // (width - 1))
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from jaxpost import delta, shard
 from jaxpost.arrays import Batch, HostBatch, Metrics, Tree
+from jaxpost.data.cleaning import KEEP_ALL, Cleaning
 from jaxpost.data.loader import Counts, Loader, counts_of, join
 from jaxpost.data.packing import Overlong
 from jaxpost.data.prefetch import Prefetch
@@ -25,12 +26,14 @@ from jaxpost.models.remat import Remat
 from jaxpost.recipes import record
 from jaxpost.recipes.assembly import Assembly, Program
 from jaxpost.recipes.base import Loaded
+from jaxpost.recipes.prepared import prepared
 from jaxpost.recipes.review import Reviewing
 from jaxpost.shard import MeshShape
 from jaxpost.train import loop, metrics, optimisers
 from jaxpost.train.checkpoint import Checkpoints
 from jaxpost.train.progress import Progress, peak_flops, status
 from jaxpost.train.state import State
+from jaxpost.train.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Batches:
 
     packing: `pack` puts as many whole examples into a row as fit, none of which sees another; `none` one example a
     row; `blocks` joins documents and cuts them, for language-model tuning.
+    cleaning: which rows of files are left out before. cache: whether rows are tokenised before the first step and kept
+    for later epochs and runs on this host (`auto`: if the run reads all of them).
     """
 
     rows: int = 16
@@ -46,6 +51,8 @@ class Batches:
     packing: Literal["pack", "none", "blocks"] = "pack"
     train_on: TrainOn = "completion"
     overlong: Overlong = "truncate"
+    cleaning: Cleaning = KEEP_ALL
+    cache: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -100,15 +107,33 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
+    columns, places = config.data.columns, batches.rows * batches.seq_len
     rows = config.data.training(train.seed)
+    rows = prepared(rows, tokenizer, batches, columns, None if train.epochs else train.steps * places, console())
     loader = Loader(rows, tokenizer, seed=train.seed, epochs=train.epochs or None, **options)
-    steps = train.steps or reading(loader.batches, "counting the batches of an epoch")
+    steps = train.steps or _counted(loader)
     kept = config.data.held_out(train.seed)
     if train.eval_every and train.eval_batches and not len(kept):
         raise Fault(
             f"train.eval_every is {train.eval_every}, but no rows are held out; set it to 0, or raise data.hold"
         )
+    rounds = 2 + steps // train.eval_every if train.eval_every else 0
+    asis = replace(batches, cleaning=KEEP_ALL)  # what a model is measured on stays what it is
+    kept = prepared(kept, tokenizer, asis, columns, rounds * train.eval_batches * places, console())
     return Data(Prefetch(loader), loader, steps, lambda: Loader(kept, tokenizer, seed=None, epochs=1, **options))
+
+
+def _counted(loader: Loader) -> int:
+    """How many steps the epochs are, and a word about how full their rows will be."""
+    lanes = reading(lambda: list(loader.survey()), "counting the batches of an epoch")
+    total = sum(lanes, Counts())
+    if not total.rows:
+        raise Fault(f"not one example could be used: {loader.why(total)}")
+    _say(
+        f"{total.examples:,} examples of {total.tokens:,} tokens; rows of {loader.seq_len} are "
+        f"{100 * total.fill:.1f} % full"
+    )
+    return max(lane.rows for lane in lanes)
 
 
 def check(config: Any, mesh: Mesh) -> None:
@@ -147,7 +172,8 @@ def settle(directory: Path, config: Any, begun: bool) -> None:
         changed = {
             name: values
             for name, values in record.differences(before, config).items()
-            if name != "run" and not name.startswith(("review.", "train.steps", "train.save_every", "train.log_every"))
+            if name != "run"
+            and not name.startswith(("review.", "train.steps", "train.save_every", "train.log_every", "batches.cache"))
         }
         if changed:
             told = [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items()]
@@ -210,7 +236,7 @@ def train(
             checkpoints.wait()  # the review takes a while, and must not be what a failed save is told after
     if jax.process_index() == 0:
         metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
-    _say_what_was_left_out(counts_of(data.source.save()), config.batches.seq_len)
+    _say_what_became_of(counts_of(data.source.save()), config.batches.seq_len)
     reviewing.after(session.weights(state))
     return state
 
@@ -225,7 +251,8 @@ def _log(directory: Path, step: int) -> Iterator[Callable[[int, Metrics], None]]
         yield writer.write
 
 
-def _say_what_was_left_out(counts: Counts, seq_len: int) -> None:
+def _say_what_became_of(counts: Counts, seq_len: int) -> None:
+    _say(f"Rows of {seq_len} places were {100 * counts.fill:.1f} % full.")
     told = {"truncated to it": counts.truncated, "left out": counts.dropped}
     if any(told.values()):
         said = ", ".join(f"{number:,} {what}" for what, number in told.items() if number)
@@ -251,12 +278,15 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable
         console=console(),
     )
 
+    waiting, places = Waiting(), config.batches.rows * config.batches.seq_len
+
     def report(step: int, values: Metrics) -> None:
         fetched: dict[str, float] = {name: float(np.asarray(value)) for name, value in jax.device_get(values).items()}
-        bar.update(step, int(fetched["tokens"]), fetched["loss"])
+        bar.update(step, int(fetched["tokens"]), fetched["loss"], waiting.share)
         if (config.train.log_every and step % config.train.log_every == 0) or step == data.steps:
-            pace = {} if bar.tokens_per_second is None else {"tokens_per_second": bar.tokens_per_second}
-            log(step, {**fetched, "lr": float(rates[step - 1]), **pace})
+            measured = {"tokens_per_second": bar.tokens_per_second, "data_wait": waiting.share}
+            pace = {name: value for name, value in measured.items() if value is not None}
+            log(step, {**fetched, "lr": float(rates[step - 1]), "fill": fetched["tokens"] / places, **pace})
 
     def save(step: int, state: State) -> None:
         checkpoints.save(step, state, data.source.save())
@@ -285,6 +315,7 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable
             report=report,
             hooks=hooks,
             save=save,
+            waiting=waiting,
         )
         if config.train.eval_every and data.steps % config.train.eval_every:
             evaluate(data.steps, state)

@@ -15,6 +15,7 @@ from jaxpost.data.loader import BatchSource
 from jaxpost.faults import Fault
 from jaxpost.train.state import State
 from jaxpost.train.step import Step
+from jaxpost.train.waiting import Waiting
 
 Report = Callable[[int, Metrics], None]
 
@@ -83,44 +84,47 @@ def fit(
     report: Report,
     hooks: Sequence[Hook] = (),
     save: Callable[[int, State], None],
+    waiting: Waiting | None = None,
 ) -> State:
     """Steps until there have been `steps` (or the source ends), reporting each step's metrics one step late (or before
     a hook acts): fetching them would make the device wait for the host, and by then they are there.
 
-    `place` puts this process's rows on the devices. On SIGTERM or SIGINT it saves and raises `Stopped`.
+    `place` puts this process's rows on the devices, `waiting` measures how long the source takes. On SIGTERM or SIGINT
+    it saves and raises `Stopped`.
     """
     begun = number = int(state.step)
-    waiting: tuple[int, Metrics] | None = None
+    waiting = waiting or Waiting()
+    unsaid: tuple[int, Metrics] | None = None
     with StopSignals() as signals:
         while number < steps:
             try:
-                batch = place(source.next(state))
+                batch = place(waiting.next(source, state))
             except StopIteration:
                 steps = number
                 break
             except Fault:  # of the data: what was learned up to here is not its fault
-                if waiting is not None:
-                    report(*waiting)
+                if unsaid is not None:
+                    report(*unsaid)
                 if number > begun and jax.process_count() == 1:  # other processes would not join in saving
                     save(number, state)
                 raise
             state, metrics = step(state, frozen, batch, key)
             number += 1
-            if waiting is not None:
-                report(*waiting)
-            waiting = number, metrics
+            if unsaid is not None:
+                report(*unsaid)
+            unsaid = number, metrics
             due = [hook for hook in hooks if hook.due(number)]
             if due:  # what they save must not be ahead of what was reported, and they wait for the device anyway
-                report(*waiting)
-                waiting = None
+                report(*unsaid)
+                unsaid = None
             for hook in due:
                 hook.act(number, state)
             if (signum := signals.agreed(number)) is not None and number < steps:
-                if waiting is not None:
-                    report(*waiting)
+                if unsaid is not None:
+                    report(*unsaid)
                 save(number, state)
                 raise Stopped(number, signum)
-    if waiting is not None:
-        report(*waiting)
+    if unsaid is not None:
+        report(*unsaid)
     save(number, state)
     return state

@@ -4,10 +4,10 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from rich import progress as bars
 from rich.console import Console
@@ -32,6 +32,7 @@ PEAKS = (
     ("TPU v4", 275e12),
 )
 WINDOW = 50  # updates over which throughput is averaged
+WAITED = 0.05  # from this share of the time on it is said that data are waited for
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -114,6 +115,7 @@ class Progress:
         self._clock = clock
         self._throughput = Throughput(clock)
         self._loss: float | None = None
+        self._waited: float | None = None
         self._last_line: float | None = None
         self._bar = _bar(self._console) if moves(self._console) else None
         if self._bar is not None:
@@ -141,9 +143,12 @@ class Progress:
             return None
         return rate * self._flops_per_token / self._peak
 
-    def update(self, step: int, tokens: int = 0, loss: SupportsFloat | None = None) -> None:
-        """Step `step` is done. `tokens` counts those of the steps since the last update; a loss not given stays."""
-        self._step = step
+    def update(
+        self, step: int, tokens: int = 0, loss: SupportsFloat | None = None, waited: float | None = None
+    ) -> None:
+        """Step `step` is done. `tokens` counts those of the steps since the last update; a loss not given stays.
+        `waited` is the share of the time that went by waiting for data."""
+        self._step, self._waited = step, waited
         if loss is not None:
             self._loss = float(loss)
         self._throughput.update(step, tokens)
@@ -163,6 +168,7 @@ class Progress:
             None if self._loss is None else f"loss {_loss(self._loss)}",
             None if not self.tokens_per_second else f"{self.tokens_per_second:,.0f} tok/s",
             None if self.mfu is None else f"MFU {100 * self.mfu:.1f}%",
+            None if self._waited is None or self._waited <= WAITED else f"waiting for data {self._waited:.0%}",
             None if left is None or self._step >= self._total else f"{duration(left)} left",
         ]
         return "  ".join(fact for fact in known if fact)
@@ -201,6 +207,19 @@ def status(message: str, console: Console | None = None) -> Iterator[None]:
     yield
     if (seconds := time.monotonic() - begun) > 2:
         _line(console, f"{message}: {duration(seconds)}")
+
+
+def track(items: Iterable[Any], total: int, what: str, console: Console | None = None) -> Iterator[Any]:
+    """The items, with a line that shows how many of them are through, which goes when they are; in a log a line before
+    and, if it took over two seconds, one after."""
+    console = console or Console()
+    if not moves(console):
+        with status(f"{what} ({total:,})", console):
+            yield from items
+        return
+    columns = bars.TextColumn("{task.description}"), bars.BarColumn(None), bars.MofNCompleteColumn()
+    with bars.Progress(*columns, bars.TimeRemainingColumn(), console=console, transient=True, expand=True) as line:
+        yield from line.track(items, total=total, description=what, update_period=0.2)
 
 
 def moves(console: Console) -> bool:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxpost.data.mixtures import Weights
 from jaxpost.data.nano import TASKS
 from jaxpost.faults import Fault
-from jaxpost.recipes.corpus import Files, Tasks, Tokens
+from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
 
 CLUSTERS = sorted({task.cluster for task in TASKS.values()})
 
@@ -54,8 +55,51 @@ def test_a_file_of_its_own_may_be_kept(files):
 
 
 def test_other_files_are_no_rows(files):
-    with pytest.raises(Fault, match="rows are read from .jsonl and .csv files"):
+    with pytest.raises(Fault, match="rows are read from .parquet, .*, .jsonl"):
         Files(str(files / "rows.npy")).training(0)
+
+
+def test_several_files_are_one_and_directories_have_splits(files, tmp_path):
+    several = Files((str(files / "rows.jsonl"), str(files / "rows.csv")), hold=5)
+    assert read(several.training(0)) == [str(i) for i in (*range(10), *range(5))]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text((files / "rows.jsonl").read_text())
+    corpus = Files(str(tmp_path), test=str(tmp_path), split="train[:40%]")
+    assert (len(corpus.training(0)), len(corpus.held_out(0))) == (4, 10)
+    assert corpus.held_out(0)[0].where.endswith("validation.jsonl:1")
+    with pytest.raises(Fault, match="data.test reads files that data.train reads, .*rows.csv"):
+        Files(str(files / "rows.csv"), test=str(files / "rows.csv")).held_out(0)
+    assert corpus.training(0).files == (tmp_path / "train.jsonl",)
+
+
+def test_rows_of_another_shape_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"prompt": "b", "completion": "c"}\n{"text": "d"}\n')
+    rows = Files(str(tmp_path / "a.jsonl"), hold=1).training(0)
+    assert rows[0]["text"] == "a"
+    with pytest.raises(Fault, match="of two shapes in one source: .*a.jsonl:1 is 'text'.*a.jsonl:2 is 'completion'"):
+        rows[1]
+
+
+def test_files_that_are_mixed_come_under_our_names(files):
+    texts = Files(str(files / "rows.jsonl"), hold=2)
+    asked = Files(str(files / "rows.csv"), hold=4, columns={"text": "prompt"})
+    corpus = Mixed({"texts": texts, "asked": asked}, Weights({"texts": 3.0, "asked": 1.0}), size=8)
+    trained, kept = corpus.training(0), corpus.held_out(0)
+    assert [sorted(row) for row in trained] == [["text"]] * 6 + [["prompt"]] * 2
+    assert [*kept] == [{"text": "8"}, {"text": "9"}, *({"prompt": str(i)} for i in range(6, 10))]
+    assert corpus.columns is None and len(trained.files) == len(kept.files) == 2
+    seen = [trained.at(epoch, i).get("text") for epoch in range(4) for i in range(6)]
+    assert set(seen) == set("01234567"), "what is held out is never trained"
+
+
+def test_prepared_data_sets(shared_data):
+    for version in ("3.0.1", "3.0.2"):
+        corpus = Tfds(f"c4/en:{version}", str(shared_data / "tfds"), split="train[:50%]", hold=100)
+        assert (len(corpus.training(0)), len(corpus.held_out(0))) == (400, 100)
+        validated = Tfds(f"c4/en:{version}", str(shared_data / "tfds"), test="validation")
+        assert (len(validated.training(0)), len(validated.held_out(0))) == (1000, 200)
+    with pytest.raises(Fault, match="no data set 'c5'.*did you mean c4"):
+        Tfds("c5", str(shared_data / "tfds")).training(0)
 
 
 @given(st.sets(st.sampled_from(CLUSTERS), max_size=4), st.sets(st.sampled_from(CLUSTERS), max_size=3))

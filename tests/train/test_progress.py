@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from jaxpost.train import progress
-from jaxpost.train.progress import Progress, Throughput, duration, peak_flops, status
+from jaxpost.train.progress import Progress, Throughput, duration, peak_flops, status, track
 
 
 class Clock:
@@ -161,6 +161,23 @@ def test_a_failing_phase_raises_through_status(log):
 )
 def test_peaks_by_the_names_that_devices_give_themselves(kind, peak):
     assert peak_flops(kind) == peak
+
+
+def test_waiting_for_data_is_told_when_it_matters(clock, log):
+    with Progress(10, every=0, console=log, clock=clock) as bar:
+        for step, waited in ((1, None), (2, 0.04), (3, 0.31)):
+            clock.now += 1
+            bar.update(step, tokens=1000, waited=waited)
+    assert ["waiting for data" in line for line in lines(log)] == [False, False, True]
+    assert "waiting for data 31%" in lines(log)[-1]
+
+
+def test_items_are_passed_on_and_counted(log):
+    assert list(track(iter("abc"), 3, "cleaning", log)) == ["a", "b", "c"]
+    assert lines(log) == ["cleaning (3) ..."]
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=60)
+    assert list(track(iter("abc"), 3, "cleaning", terminal)) == ["a", "b", "c"]
+    assert "cleaning" in terminal.file.getvalue()
 
 
 def test_durations():

@@ -28,11 +28,12 @@ class Numbers:
     """A tokenizer for rows that are tokens already."""
 
     vocab_size, bos, eos, pad = CONFIG.vocab, None, 2, 0
+    ends, template, continues = (2,), None, False
 
     def encode(self, text):
         raise NotImplementedError
 
-    encode_offsets = decode = piece = save = encode
+    encode_offsets = encode_offsets_batch = decode = piece = save = encode
 
 
 def rows(count=40):

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb for data: what a run would learn from, shown and counted before it runs."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from jaxpost.cli.terminal import escaped, status
+from jaxpost.cli.training import config_name
+from jaxpost.faults import Fault, nearest
+
+
+def data(arguments: list[str]) -> None:
+    """show | stats CONFIG [--field value ...]: print rendered examples with the trained tokens marked, or count."""
+    from jaxpost.recipes import configs, flags
+
+    verbs = {"show": _show, "stats": _stats}
+    verb = arguments[0] if arguments else ""
+    if verb not in verbs:
+        asked = f"; {nearest(verb, verbs)}" if verb else ""
+        raise Fault(f"say what to do with the data: jaxpost data show CONFIG, or jaxpost data stats CONFIG{asked}")
+    name, rest = config_name(f"data {verb}", arguments[1:])
+    config = flags.override(configs.load(name), rest, f"jaxpost data {verb} {name}")
+    console = Console(highlight=False)
+    for shown in verbs[verb](config):
+        console.print(shown, soft_wrap=True)
+        console.print()
+
+
+def _show(config: Any) -> Iterator[Any]:
+    """Five rows, in the order in which the run reads them."""
+    from jaxpost.data.order import Order
+    from jaxpost.data.show import show
+    from jaxpost.data.show_pairs import show_compared
+    from jaxpost.data.stats import UNITS, kind_of
+    from jaxpost.recipes import base
+
+    rows, columns, batches = config.data.training(config.train.seed), config.data.columns, config.batches
+    tokenizer, order = base.tokenizer_of(config.model), Order(len(rows), config.train.seed)
+    for n in range(min(5, len(rows))):
+        row = [rows[order(n)[1]]]
+        if (kind := kind_of(row, columns)) == "tokens":
+            yield f"{len(row[0].ids)} token ids\n{escaped(tokenizer.decode(row[0].ids))}"
+        elif kind in UNITS:
+            yield show_compared(row[0], tokenizer, columns, batches.seq_len)
+        else:
+            yield from show(row, tokenizer, 1, None, batches.train_on, columns, batches.seq_len)
+
+
+def _stats(config: Any) -> Iterator[Any]:
+    """What a run's rows are, after cleaning, and what becomes of them in batches."""
+    from jaxpost.data.loader import Loader, Single
+    from jaxpost.data.packing import Group
+    from jaxpost.data.stats import as_groups, gather, histogram, table, unit_of
+    from jaxpost.recipes import base
+    from jaxpost.recipes.prepared import behind, prepared
+    from jaxpost.train.progress import track
+
+    aside, columns, batches = Console(stderr=True), config.data.columns, config.batches
+
+    def shown(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+        return track(items, total, what, aside)
+
+    with status("reading the rows"):
+        rows, tokenizer = config.data.training(config.train.seed), base.tokenizer_of(config.model)
+        unit = unit_of(rows, columns)
+    train_on = batches.train_on if isinstance(unit, Single) else "completion"
+    ready = prepared(rows, tokenizer, replace(batches, train_on=train_on), columns, None, aside, unit)
+    groups = as_groups(ready, unit, tokenizer, columns, train_on, shown)
+
+    def loader(groups: Sequence[Group]) -> Loader:
+        return Loader(
+            groups,
+            tokenizer,
+            batches.rows,
+            batches.seq_len,
+            batches.packing,
+            config.train.seed,
+            epochs=1,
+            overlong=batches.overlong,
+            unit=unit,
+        )
+
+    found = gather(behind(ready), groups, loader, columns, shown)
+    yield table(found)
+    yield histogram(found)

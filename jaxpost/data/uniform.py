@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of one source that all have one shape: a row of another one is a mistake in the file, not another task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxpost.data.fields import renamed
+from jaxpost.data.shapes import KNOWN, shape_of
+from jaxpost.data.sources.record import Record, files_of
+from jaxpost.faults import Fault
+
+
+@dataclass(frozen=True)
+class Uniform(Sequence[Any]):
+    """The rows, each checked when it is read to be of the shape of the first."""
+
+    rows: Sequence[Any]
+    columns: Mapping[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        return getattr(self.rows, "name", "the data set")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return files_of(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self.rows[range(len(self))[index]]
+        shape, where = self._first
+        if (found := shape_of(row, self.columns)) != shape:
+            raise Fault(
+                f"rows of two shapes in one source: {where} is {shape!r} ({KNOWN[shape]}), {row.where} is {found!r} "
+                f"({KNOWN[found]}); keep them in files of their own, and mix those"
+            )
+        return row
+
+    @cached_property
+    def _first(self) -> tuple[str, str]:
+        return shape_of(self.rows[0], self.columns), self.rows[0].where
+
+
+@dataclass(frozen=True)
+class Renamed(Sequence[Any]):
+    """The rows under our names, for sources with other names that are mixed."""
+
+    rows: Sequence[Any]
+    columns: Mapping[str, str]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return files_of(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        fields = renamed(self.rows[range(len(self))[index]], self.columns)
+        return Record(fields.row, fields.where)
