@@ -23,6 +23,7 @@ import numpy as np
 from jaxpost.data import text
 from jaxpost.data.loader import Unit, place_of, read
 from jaxpost.data.packing import Group
+from jaxpost.data.sources.stored import folder as folder
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
 from jaxpost.faults import Fault
 
@@ -31,20 +32,12 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 TOKENS = "tokens"  # the folder of entries that are rows as tokens
 TOGETHER = 256  # rows tokenised in one call
-FOLDER = "JAXPOST_CACHE"
 SAMPLE = 64  # rows by which two views on the same unchanged files are told apart
 LIBRARIES = ("tokenizers", "sentencepiece", "jinja2")  # what turns text into tokens besides our own code
 
 
 def quiet(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return items
-
-
-def folder() -> Path:
-    """Where entries are kept: $JAXPOST_CACHE, else jaxpost in the user's folder for caches."""
-    if named := os.environ.get(FOLDER):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpost"
 
 
 def once(root: Path, key: str, make: Callable[[Path], None], waiting: Callable[[], None] = lambda: None) -> Path:
@@ -70,7 +63,7 @@ def once(root: Path, key: str, make: Callable[[Path], None], waiting: Callable[[
     except OSError as error:
         raise Fault(
             f"cannot keep {error.filename or root} for later runs ({error.strerror or error}); free some space, name "
-            f"another folder in the environment variable {FOLDER}, or set batches.cache to 'never'"
+            f"another folder in the environment variable JAXPOST_CACHE, or set batches.cache to 'never'"
         ) from error
     return entry
 

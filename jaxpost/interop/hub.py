@@ -14,6 +14,11 @@ _REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether the name is of a model that would be fetched: at a URL, or of the hub where no such path is here."""
+    return remote.is_remote(name) or bool(_REPOSITORY.fullmatch(name) and not Path(name).exists())
+
+
 def directory(name: str, weights: bool = True) -> Path:
     """Where the model of that name lies on this host, fetched if it does not lie here yet; without its `weights` if
     only its config and tokenizer are wanted.
@@ -24,7 +29,7 @@ def directory(name: str, weights: bool = True) -> Path:
     if remote.is_remote(name):
         return _remote(name.rstrip("/"), weights)
     found = _REPOSITORY.fullmatch(name)
-    if found is None or Path(name).exists():
+    if found is None or not is_elsewhere(name):
         return Path(name)
     return _repository(found["name"], found["revision"], weights)
 

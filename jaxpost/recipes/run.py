@@ -108,11 +108,11 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
         "process_count": jax.process_count(),
     }
     columns, places = config.data.columns, batches.rows * batches.seq_len
-    rows = config.data.training(train.seed)
+    rows = reading(lambda: config.data.training(train.seed), "reading the data")
     rows = prepared(rows, tokenizer, batches, columns, None if train.epochs else train.steps * places, console())
     loader = Loader(rows, tokenizer, seed=train.seed, epochs=train.epochs or None, **options)
     steps = train.steps or _counted(loader)
-    kept = config.data.held_out(train.seed)
+    kept = reading(lambda: config.data.held_out(train.seed), "reading the held-out data")
     if train.eval_every and train.eval_batches and not len(kept):
         raise Fault(
             f"train.eval_every is {train.eval_every}, but no rows are held out; set it to 0, or raise data.hold"

@@ -11,6 +11,7 @@ from jaxpost import delta
 from jaxpost.arrays import Tree
 from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.faults import Fault
+from jaxpost.interop import hub
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import base, record
 from jaxpost.recipes.assembly import assemble
@@ -40,13 +41,15 @@ class Trained:
 
 
 def read(name: str, best: bool = False) -> Trained:
-    """The run of that directory at its latest (or best) checkpoint; or a model directory, or `nano`, as it is."""
+    """The run of that directory at its latest (or best) checkpoint; or a model that `Pretrained` takes, as it is."""
     mesh = make_mesh(MeshShape())
     path = Path(name)
     if not record.is_run(path):
-        if name not in base.BUILT_IN and not (path / "config.json").is_file():
+        here = name in base.BUILT_IN or (path / "config.json").is_file()
+        if not here and not hub.is_elsewhere(name):
             raise Fault(
-                f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}"
+                f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}, nor "
+                "org/name of the Hugging Face hub"
             )
         with jax.set_mesh(mesh):
             plain = base.load(Pretrained(name), mesh)

@@ -12,6 +12,8 @@ from typing import Any, SupportsFloat
 from rich import progress as bars
 from rich.console import Console
 
+from jaxpost.data.sources.stored import watched
+
 # Dense bf16 FLOP/s of one JAX device, by the start of its `device_kind`; the first that fits counts.
 # NVIDIA: data sheets of H200, H100 and A100 (their figures "with sparsity" halved).
 # TPU: cloud.google.com/tpu/docs, system architecture, "peak compute per chip (bf16)".
@@ -194,14 +196,21 @@ class Progress:
 @contextmanager
 def status(message: str, console: Console | None = None) -> Iterator[None]:
     """Says what takes a while (loading, compiling): a line with the time it has taken so far, which goes when it is
-    over, or in a log one line before and, if it took over two seconds, one after."""
+    over, or in a log one line before and, if it took over two seconds, one after. Work on sources and models that tells
+    how far it is (`watched`) shows that on the line."""
     console = console or Console()
     begun = time.monotonic()
     if moves(console):
         columns = bars.SpinnerColumn("dots"), bars.TextColumn("{task.description}"), bars.TimeElapsedColumn()
         with bars.Progress(*columns, console=console, transient=True, refresh_per_second=8) as line:
-            line.add_task(message)
-            yield
+            task = line.add_task(message)
+
+            def shown(what: str, done: int, of: int) -> None:
+                far = f"{done / of:.0%}" if of else f"{done:,}" if done else ""
+                line.update(task, description=f"{what} {far}".rstrip())
+
+            with watched(shown):
+                yield
         return
     _line(console, f"{message} ...")
     yield

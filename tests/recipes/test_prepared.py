@@ -30,7 +30,7 @@ def tokenizer():
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path / "kept"))
     return tmp_path / "kept"
 
 
@@ -60,7 +60,7 @@ def test_always_and_never(rows, tokenizer, root):
 
 def test_no_folder_no_tokens(rows, tokenizer, root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "file" / "below"))
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path / "file" / "below"))
     assert ready(rows, tokenizer) is rows
     with pytest.raises(Fault, match="cannot keep .*file.* for later runs"):
         ready(rows, tokenizer, cache="always")
