@@ -222,7 +222,7 @@ def test_rows_are_counted(run, tmp_path):
     config = (*TINY_ROWS[1:], "--data.train", path, "--data.hold", "1")
     code, out, err = run("data", "stats", *config)
     assert code == 0, err
-    assert "22 of prompt, completion" in out and "2 to the letter" in out and " % full: " in out and "█" in out
+    assert "22 of prompt, completion" in out and "2 exact" in out and " % full: " in out and "█" in out
     assert "tokenising" in err and "tokenising" not in run("data", "stats", *config)[2], "they are kept"
     code, out, err = run("data", "stats", *config, "--batches.cleaning.exact", "True")
     assert code == 0 and "20 of prompt, completion" in out and "Cleaning keeps 20 of 22 rows: 2 duplicate." in err

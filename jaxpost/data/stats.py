@@ -177,9 +177,9 @@ def _lines(stats: Stats) -> Iterator[tuple[str, str]]:
         told = f"{counts.truncated - counts.untrained:,} cut, {counts.dropped:,} left out" if long else "none"
         yield "longer than a row", told
     if stats.compared:
-        near = f"{stats.near:,} more nearly say it (Jaccard {ALIKE} or above)"
+        near = f"{stats.near:,} more nearly so (Jaccard {ALIKE} or above)"
         sample = f", in a sample of {stats.compared:,}" if stats.compared < rows - stats.exact else ""
-        yield "said before", f"{stats.exact:,} to the letter, {near}{sample}"
+        yield "duplicates", f"{stats.exact:,} exact, {near}{sample}"
     yield (
         "packed",
         f"{counts.rows:,} rows of {stats.seq_len:,}, {100 * counts.fill:.1f} % full: {stats.batches:,} batches of "

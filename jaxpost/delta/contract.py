@@ -15,7 +15,7 @@ from flax import struct
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
-from jaxpost.kernels.ragged_matmul import ragged_matmul
+from jaxpost.kernels.ragged_matmul import Groups, ragged_matmul
 from jaxpost.params import ParamSpec
 from jaxpost.quant import QArray, dequantise
 from jaxpost.shard import RULES, Rules, constrain
@@ -106,15 +106,15 @@ class Take:
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows sorted by group, `[t, in]`, each stretch of `sizes` meeting its own group's weight of `[g, in, out]`.
+    """Rows laid out by group, `[p, in]`, each meeting its own group's weight of `[g, in, out]`.
 
     The groups, experts for instance, are the weight's one lead axis; edits carry it too.
     """
 
-    sizes: Array
+    groups: Groups
 
     def __call__(self, x: Array, w: Array) -> Array:
-        return ragged_matmul(x, w.astype(x.dtype), self.sizes)
+        return ragged_matmul(x, w.astype(x.dtype), self.groups)
 
     @property
     def forward(self) -> bool:
@@ -124,15 +124,10 @@ class Ragged:
         return self, self
 
     def scale_in(self, x: Array, s: Array, rest: Callable[[Array], Array]) -> Array:
-        return rest(x * self._rows(jnp.squeeze(s, 2), x))
+        return rest(x * jnp.squeeze(s, 2)[self.groups.of_place].astype(x.dtype))
 
     def scale_out(self, y: Array, s: Array) -> Array:
-        return y * self._rows(jnp.squeeze(s, 1), y)
-
-    def _rows(self, s: Array, like: Array) -> Array:
-        """Each row's own group's factors."""
-        groups = jnp.repeat(jnp.arange(s.shape[0]), self.sizes, total_repeat_length=like.shape[0])
-        return s[groups].astype(like.dtype)
+        return y * jnp.squeeze(s, 1)[self.groups.of_place].astype(y.dtype)
 
 
 Op = Einsum | Take | Ragged
@@ -198,9 +193,9 @@ def take(w: Weight, ids: Array, dtype: Any = None) -> Array:
     return contract(Take(dtype), ids, w)
 
 
-def ragged(x: Array, w: Weight, sizes: Array) -> Array:
-    """Rows `[t, in]`, sorted by group, through their groups' weights `[g, in, out]`; `sizes` `[g]` are the groups'."""
-    return contract(Ragged(sizes), x, w)
+def ragged(x: Array, w: Weight, groups: Groups) -> Array:
+    """Rows `[p, in]`, laid out by group, through their groups' weights `[g, in, out]`."""
+    return contract(Ragged(groups), x, w)
 
 
 def dense(w: Weight, dtype: Any = jnp.float32) -> Array:

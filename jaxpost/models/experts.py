@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxpost.arrays import Array, Float, Int, Tree
+from jaxpost.arrays import Array, Float, Tree
 from jaxpost.delta import einsum, letters_of, ragged
+from jaxpost.kernels.ragged_matmul import grouped
 from jaxpost.models.architecture import Experts
 from jaxpost.params import ParamSpec
 from jaxpost.shard import Rules, on_each
@@ -25,7 +26,7 @@ def mixture(
 ) -> Float[Array, "b s d"]:
     """The chosen experts' results, summed by the router's weights.
 
-    No token is dropped: the rows of all (token, choice) pairs are sorted by expert, each expert's stretch meets its
+    No token is dropped: the rows of all (token, choice) pairs are laid out by expert, each expert's stretch meets its
     weights, and the rows go back to where they came from. On a mesh every device sorts the tokens that it has, and sums
     what the pieces of the feed-forward width give. `specs` are those of the block, by path.
     """
@@ -34,29 +35,19 @@ def mixture(
 
     def local(x: Array, shares: Array, chosen: Array, w: Tree) -> Array:
         flat = x.reshape(-1, x.shape[-1])
-        order, place, sizes = by_expert(chosen.reshape(-1), experts.count)
-        sorted_rows = flat[order // experts.active]
-        up = checkpoint_name(ragged(sorted_rows, w["up"], sizes), "gate_up")
+        groups = grouped(chosen.reshape(-1), experts.count)
+        rows = groups.lay(flat, experts.active)
+        up = checkpoint_name(ragged(rows, w["up"], groups), "gate_up")
         if "gate" in w:
-            up = act(checkpoint_name(ragged(sorted_rows, w["gate"], sizes), "gate_up")) * up
+            up = act(checkpoint_name(ragged(rows, w["gate"], groups), "gate_up")) * up
         else:
             up = act(up)
-        results = ragged(up, w["down"], sizes)[place].reshape(*shares.shape, -1)
+        results = ragged(up, w["down"], groups)[groups.place].reshape(*shares.shape, -1)
         return jnp.einsum("bsad,bsa->bsd", results, shares.astype(results.dtype))
 
     axes = {name: letters_of(piece, specs[f"mlp/{name}"]) for name, piece in pieces.items()}
     letters = "b s d", "b s a", "b s a", axes
     return on_each(local, ("f", experts.ffn), letters, "b s d", rules)(x, shares, chosen, pieces)
-
-
-def by_expert(expert: Int[Array, "t"], count: int) -> tuple[Int[Array, "t"], Int[Array, "t"], Int[Array, "e"]]:
-    """The order that sorts rows by expert, where each row goes in it, and how many rows each expert has. By counting: a
-    sort takes a TPU minutes to compile."""
-    seen = jnp.cumsum(jax.nn.one_hot(expert, count, dtype=jnp.int32), axis=0)
-    sizes = seen[-1]
-    starts = jnp.cumsum(sizes) - sizes
-    place = starts[expert] + jnp.take_along_axis(seen, expert[:, None], axis=1)[:, 0] - 1
-    return jnp.zeros_like(place).at[place].set(jnp.arange(place.shape[0], dtype=place.dtype)), place, sizes
 
 
 def _route(experts: Experts, router: Any, x: Array) -> tuple[Array, Array]:

@@ -44,7 +44,7 @@ def test_the_numbers_are_those_of_the_batches(tokenizer):
     assert seen.trained == loader.counts().trained
     text = printed(table(seen))
     assert "32 of prompt, completion" in text and f"{100 * seen.counts.fill:.1f} % full" in text
-    assert "2 to the letter" in text and "none" in text
+    assert "2 exact" in text and "none" in text
 
 
 def test_what_is_too_long_is_told(tokenizer):

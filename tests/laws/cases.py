@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jaxpost import delta, params, quant
 from jaxpost.delta import Dense, Insert, LowRank, Scale
+from jaxpost.kernels.ragged_matmul import grouped
 from jaxpost.params import ParamSpec, normal
 
 
@@ -102,17 +103,19 @@ class Case:
         if spec is None:
             shape = (self.size["b"], self.size["s"])
             return jnp.asarray(rng.integers(0, self.size["v"], shape), jnp.int32)
-        letters = "bd" if spec == "sorted" else spec.split(",")[0]
-        return jnp.asarray(rng.normal(size=[self.size[letter] for letter in letters]), self.dtype)
+        shape = [self.size[letter] for letter in ("bsd" if spec == "sorted" else spec.split(",")[0])]
+        shape = [shape[0] * shape[1], shape[2]] if spec == "sorted" else shape
+        return jnp.asarray(rng.normal(size=shape), self.dtype)
 
     def experts(self) -> np.ndarray:
         """The expert of each row: some have none, some several."""
-        return np.sort(np.random.default_rng(self.seed).integers(0, self.size["e"], self.size["b"]))
+        return np.random.default_rng(self.seed).integers(0, self.size["e"], self.size["b"] * self.size["s"])
 
     def contract(self, x: jax.Array, w: Any) -> jax.Array:
         spec = USES[self.use].spec
         if spec == "sorted":
-            return delta.ragged(x, w, jnp.bincount(jnp.asarray(self.experts()), length=self.size["e"]))
+            groups = grouped(jnp.asarray(self.experts()), self.size["e"])
+            return delta.ragged(groups.lay(x), w, groups)[groups.place]
         return delta.take(w, x, jnp.dtype(self.dtype)) if spec is None else delta.einsum(spec, x, w)
 
 

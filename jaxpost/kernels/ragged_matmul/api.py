@@ -3,9 +3,10 @@
 
 from collections.abc import Callable
 
-from jaxpost.arrays import Array, Float, Int
+from jaxpost.arrays import Array, Float
 from jaxpost.kernels.dispatch import dispatch
 from jaxpost.kernels.ragged_matmul import blocks, reference
+from jaxpost.kernels.ragged_matmul.layout import Groups
 
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "blocks": blocks.ragged_matmul,
@@ -14,8 +15,8 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
 
 
 def ragged_matmul(
-    x: Float[Array, "t i"], w: Float[Array, "g i o"], sizes: Int[Array, "g"], impl: str | None = None
-) -> Float[Array, "t o"]:
-    """The first `sizes[0]` rows of x times `w[0]`, the next `sizes[1]` times `w[1]`, and so on: what a mixture of
-    experts does with its tokens. The sizes sum to the number of rows; a group may be empty."""
-    return dispatch("ragged_matmul", IMPLEMENTATIONS, impl)(x, w, sizes)
+    x: Float[Array, "p i"], w: Float[Array, "g i o"], groups: Groups, impl: str | None = None
+) -> Float[Array, "p o"]:
+    """Rows at their places (`Groups.lay`) times the matrix of each one's group: what a mixture of experts does with its
+    tokens. A group may be empty; what stands where there is no row is not defined."""
+    return dispatch("ragged_matmul", IMPLEMENTATIONS, impl)(x, w, groups)

@@ -4,7 +4,8 @@
 import jax
 
 from jaxpost.arrays import Array
+from jaxpost.kernels.ragged_matmul.layout import Groups
 
 
-def ragged_matmul(x: Array, w: Array, sizes: Array) -> Array:
-    return jax.lax.ragged_dot(x, w, sizes)
+def ragged_matmul(x: Array, w: Array, groups: Groups) -> Array:
+    return jax.lax.ragged_dot(x, w, groups.sizes)
