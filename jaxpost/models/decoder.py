@@ -62,32 +62,27 @@ def trunk(
     """
     if config.rope is None:
         x = x + take(weights["positions"], rows.positions, x.dtype)
-    block = _Blocks(config, rows, rules, keep, remat)
-    stacked, tail = {}, {}
-    for path, numbers in blocks(config).items():
-        past = None if cached is None else cached[path]
-        entry = config.layer(numbers[0]), _at(weights, path), past
-        (stacked if is_stacked(path) else tail)[path] = entry
+    make = _Blocks(config, rows, rules, keep, remat)
+    run = {path: make(path, config.layer(numbers[0])) for path, numbers in blocks(config).items()}
+
+    def through(path: str, x: Array, w: Tree, kv: tuple[Array, Array] | None) -> tuple[Array, Any]:
+        seen = None if cached is None or kv is None else Cached(*kv, cached[path].segments, cached[path].positions)
+        return run[path](x, (w, seen))
+
+    def period(x: Array, parts: Tree) -> tuple[Array, Tree]:
+        own = {}
+        for path in filter(is_stacked, run):
+            x, own[path] = through(path, x, *parts[path])
+        return x, own
+
+    parts = {path: (_at(weights, path), None if cached is None else (cached[path].k, cached[path].v)) for path in run}
     kept: Kept = {}
-    if stacked:
-        places = {
-            path: None if past is None else (past.segments, past.positions) for path, (_, _, past) in stacked.items()
-        }
-        scanned = {path: (w, None if past is None else (past.k, past.v)) for path, (_, w, past) in stacked.items()}
-
-        def period(x: Array, parts: Tree) -> tuple[Array, Tree]:
-            own = {}
-            for path, (layer, _, _) in stacked.items():
-                w, past = parts[path]
-                seen = None if past is None else Cached(*past, *places[path])
-                x, own[path] = block(path, layer)(x, (w, seen))
-            return x, own
-
-        x, kept = jax.lax.scan(period, x, scanned)
-    for path, (layer, w, past) in tail.items():
-        seen = None if past is None else Cached(past.k[0], past.v[0], past.segments, past.positions)
-        x, own = block(path, layer)(x, (w, seen))
-        kept[path] = jax.tree.map(lambda new: new[None], own)
+    if stacked := {path: part for path, part in parts.items() if is_stacked(path)}:
+        x, kept = jax.lax.scan(period, x, stacked)
+    for path, (w, kv) in parts.items():
+        if not is_stacked(path):
+            x, own = through(path, x, w, None if kv is None else (kv[0][0], kv[1][0]))
+            kept[path] = jax.tree.map(lambda new: new[None], own)
     return norm(config, x, weights, "norm"), kept if keep else None
 
 

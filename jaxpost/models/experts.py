@@ -47,7 +47,7 @@ def mixture(
 
     axes = {name: letters_of(piece, specs[f"mlp/{name}"]) for name, piece in pieces.items()}
     letters = "b s d", "b s a", "b s a", axes
-    return on_each(local, ("f", experts.ffn), letters, "b s d", rules)(x, shares, chosen, pieces)
+    return on_each(local, "b s", ("f", experts.ffn), letters, "b s d", rules)(x, shares, chosen, pieces)
 
 
 def _route(experts: Experts, router: Any, x: Array) -> tuple[Array, Array]:

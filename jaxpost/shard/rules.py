@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -96,28 +97,47 @@ def constrain(x: Array, letters: str, rules: Rules = RULES) -> Array:
 
 
 def on_each(
-    function: Callable[..., Array], summed: tuple[str, int], letters: Tree, out: str, rules: Rules = RULES
+    function: Callable[..., Array], along: str, summed: tuple[str, int], letters: Tree, out: str, rules: Rules = RULES
 ) -> Callable[..., Array]:
     """`function` run by every device of the mesh on its own pieces of the arguments (shard_map), for what XLA cannot
-    cut up by itself. `letters` names each argument's axes, `out` the result's; where the axis `summed` (letter, size)
-    is cut, the devices' results are added up. Without a mesh it is the function."""
+    cut up by itself. Without a mesh it is the function.
+
+    `letters` names each argument's axes, `out` the result's. Axes `along` which nothing is contracted are cut as the
+    rules say, and so is the axis `summed` (letter, size), the devices' results being added up then; all others are
+    whole everywhere. Keys for random numbers become each device's own.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return function
 
-    def spec(x: Any, axes: str) -> P:
-        return partition_spec(tuple(axes.split()), x.shape, rules.compute, mesh, True, f"array {axes!r}")
-
     letter, size = summed
-    (cut,) = partition_spec((letter,), (size,), rules.compute, mesh, True, letter)
+    table = {name: axes for name, axes in rules.compute.items() if name in (*along.split(), letter)}
 
-    def piece(*arguments: Any) -> Array:
-        result = function(*arguments)
-        return result if cut is None else jax.lax.psum(result, cut)
+    def spec(x: Any, axes: str) -> P:
+        return partition_spec(tuple(axes.split()), x.shape, table, mesh, True, f"array {axes!r}")
+
+    (cut,) = partition_spec((letter,), (size,), table, mesh, True, letter)
 
     def whole(*arguments: Any) -> Array:
-        result = jax.eval_shape(function, *arguments)
-        placed = jax.tree.map(spec, arguments, letters)
-        return jax.shard_map(piece, in_specs=placed, out_specs=spec(result, out))(*arguments)
+        placed = spec(jax.eval_shape(function, *arguments), out)
+        apart = _names(P(*placed, cut))
+
+        def piece(*pieces: Any) -> Array:
+            def own(x: Any) -> Any:
+                if not apart or not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                    return x
+                fold = jax.random.fold_in
+                return jax.vmap(fold, (0, None))(x, place) if x.ndim else fold(x, place)
+
+            place = jax.lax.axis_index(apart) if apart else 0
+            result = function(*jax.tree.map(own, pieces))
+            return result if cut is None else jax.lax.psum(result, cut)
+
+        return jax.shard_map(piece, in_specs=jax.tree.map(spec, arguments, letters), out_specs=placed)(*arguments)
 
     return whole
+
+
+def _names(spec: P) -> tuple[str, ...]:
+    """The mesh axes that a spec uses."""
+    return tuple(name for entry in spec if entry for name in ((entry,) if isinstance(entry, str) else entry))

@@ -108,3 +108,29 @@ def test_constrain_without_a_mesh_adds_nothing_to_the_program():
     with jax.set_mesh(MESH):
         assert "sharding_constraint" in str(jax.make_jaxpr(lambda x: shard.constrain(x, "b s f"))(x))
         assert "sharding_constraint" not in str(jax.make_jaxpr(lambda x: shard.constrain(x, ""))(x))
+
+
+def test_what_each_device_computes_by_itself():
+    """Cut along rows and along what is summed; axes that are neither come whole; everyone draws its own numbers."""
+    rng = np.random.default_rng(0)
+    x, w = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32), jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    rules = shard.Rules(compute={"b": "data", "f": "tensor", "d": "fsdp"})
+    seen = []
+
+    def product(x, w, key):
+        seen.append((x.shape, w.shape))
+        return (x @ w) @ w.T + 0 * jax.random.normal(key, x.shape)
+
+    def noise(x, w, key):
+        return jax.random.normal(key, x.shape) + 0 * w.sum()
+
+    def on_mesh(function):
+        return shard.on_each(function, "b", ("f", 4), ("b d", "d f", ""), "b d", rules)
+
+    with jax.set_mesh(shard.make_mesh(shard.MeshShape(2, 2, 2))):
+        found = jax.jit(on_mesh(product))(x, w, jax.random.key(0))
+        drawn = np.asarray(jax.jit(on_mesh(noise))(x, w, jax.random.key(0)))
+    np.testing.assert_allclose(found, (x @ w) @ w.T, rtol=1e-4)
+    assert seen[-1] == ((4, 3), (3, 2))
+    assert np.abs(drawn[:4] - drawn[4:]).min() > 1e-4
+    assert on_mesh(product) is product, "without a mesh"

@@ -50,6 +50,6 @@ def grouped(group: Int[Array, "t"], count: int, block: int | None = None) -> Gro
 
 
 def block_rows(rows: int, count: int) -> int:
-    """The largest power of two in a group's average share: at most about twice the rows are computed then, and at most
-    twice as many copies of matrices made as there are groups."""
+    """The largest power of two in a group's average share: about twice the rows at most are computed then, and copies
+    of matrices made for three times the groups at most."""
     return 1 << max(rows // count, 1).bit_length() - 1

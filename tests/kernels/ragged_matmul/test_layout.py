@@ -31,12 +31,12 @@ def test_a_row_may_stand_for_several():
     assert not laid[np.asarray(groups.source) == 6].any(), "zeros where there is no row"
 
 
-@pytest.mark.parametrize("rows", [1, 7, 64, 1000])
+@pytest.mark.parametrize("rows", [1, 7, 64, 1000, 2047])
 @pytest.mark.parametrize("count", [1, 3, 8, 128])
-def test_padding_at_most_doubles_the_rows_and_the_matrices(rows, count):
-    block = layout.block_rows(rows, count)
-    places = grouped(jnp.zeros(rows, jnp.int32), count).source.shape[0]
-    assert places <= 2 * rows + 1 and places // block <= max(rows, 3 * count)
+def test_padding_at_most_doubles_the_rows_and_triples_the_matrices(rows, count):
+    groups = grouped(jnp.zeros(rows, jnp.int32), count)
+    places = groups.source.shape[0]
+    assert places <= 2 * rows + 1 and places // groups.block <= max(rows, 3 * count)
 
 
 def test_a_tpu_needs_no_blocks(monkeypatch):

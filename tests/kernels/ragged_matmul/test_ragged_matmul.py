@@ -79,3 +79,15 @@ def test_a_tpu_has_its_own(monkeypatch):
         ragged_matmul(groups.lay(x), w, groups, "blocks")
     found = ragged_matmul(groups.lay(x), w, groups)[groups.place]
     np.testing.assert_allclose(found, looped(x, w, np.asarray(group)), atol=1e-5)
+
+
+def test_many_blocks_of_one_group_are_added_up_in_float32():
+    """The gradient of a 16-bit matrix is rounded once, however its rows were cut."""
+    rng = np.random.default_rng(0)
+    x, w = jnp.asarray(rng.normal(size=(512, 8)), jnp.bfloat16), jnp.asarray(rng.normal(size=(4, 8, 8)), jnp.bfloat16)
+    upstream = jnp.asarray(rng.normal(size=(512, 8)), jnp.bfloat16)
+    group = jnp.full(512, 2, jnp.int32)
+    found = jax.vjp(lambda w: product(x, w, group, "blocks", 4), w)[1](upstream)[0][2]
+    exact = np.asarray(x, np.float64).T @ np.asarray(upstream, np.float64)
+    error = np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact)
+    assert error < 5e-3, "rounded where each block ends and once at the end; in 16 bits all along it is 0.015"
