@@ -4,13 +4,15 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import jaxpost
 from jaxpost import cli
-from jaxpost.recipes.base import BUILT_IN
+from jaxpost.recipes import configs, record
+from jaxpost.recipes.base import BUILT_IN, Pretrained, config_of
 from tests.conftest import ROOT
 
 LORA, FULL, ROWS = (f"configs/{name}.py:tiny" for name in ("flan_nano_lora", "flan_nano_full", "sft_gsm8k_lora"))
@@ -105,12 +107,21 @@ def test_help_and_version(run):
         (("generate", NANO), "generate: missing: --prompt"),
         (("generate", NANO, "--promt", "x"), "no flag --promt; did you mean --prompt"),
         (("generate", NANO, "--prompt", "x", "--max-new", "z"), "Error parsing --max-new"),
-        (("generate", NANO, "--prompt", "x", "--max-new", "0"), "max_new is at least 1"),
+        (("generate", NANO, "--prompt", "x", "--max-new", "0"), "max_new is 0; it must be at least 1"),
         (("generate", "nowhere", "--prompt", "x"), "neither a run directory, nor a model directory, nor one of nano"),
         (("generate", NANO, "--prompt", "\udcff"), "not UTF-8"),
         (("eval", NANO, "--clusters", "arithmetic", "trackin"), "'trackin'; did you mean tracking"),
         (("eval", NANO, "--examples", "0"), "give at least 1"),
         (("export", NANO), "missing: PATH out"),
+        (("export", "nano", NANO, "--overwrite"), "is what is read; write to another directory"),
+        (("export", "nano", "configs"), "configs is there already; write to a new directory, or say --overwrite"),
+        (("export", "nano", "OUT", "--dtype", "float8"), "--dtype is 'float8'; models are loaded and saved as one of"),
+        (("export", "configs/nope", "OUT"), "configs/nope: no run and no model is there; configs is a directory here"),
+        (("export", "runs/nope", "OUT"), "runs/nope"),
+        (("generate", NANO, "--prompt", "x", "--temperature", "-1"), "temperature is -1.0; it must be at least 0"),
+        (("train", LORA, "--model.dtype", "float8"), "model.dtype is 'float8'; models are loaded and saved as one of"),
+        (("data", "show", LORA, "--model.dtype", "float8"), "model.dtype is 'float8'"),
+        (("data", "stats", ROWS, "--model.model.dtype", "f8"), "model.model.dtype is 'f8'"),
         (("export", NANO, "OUT", "--to", "onnx"), "invalid choice 'onnx'"),
         (("report", "nowhere"), "nowhere is no run directory"),
         (("configs", "launch"), "launch holds no config files"),
@@ -143,6 +154,22 @@ def model(tmp_path):
     """A copy of a model directory, to be spoilt."""
     shutil.copytree(NANO, tmp_path / "model")
     return tmp_path / "model"
+
+
+def test_an_export_replaces_no_base_and_no_run(fails, model, tmp_path):
+    config = configs.load(LORA)
+    begun, link, before = tmp_path / "begun", tmp_path / "link", (model / "config.json").read_bytes()
+    record.write(begun, replace(config, model=replace(config.model, path=str(model))))
+    link.symlink_to(model)
+    for out, said in ((model, "its delta needs"), (link, "its delta needs"), (begun, "is a run directory")):
+        assert said in fails("export", begun, out, "--overwrite")
+    assert "say --overwrite" in fails("export", "nano", model)
+    assert (model / "config.json").read_bytes() == before
+
+
+def test_short_names_of_dtypes():
+    assert config_of(Pretrained(dtype="bf16")) == config_of(Pretrained(dtype="bfloat16"))
+    assert config_of(Pretrained(dtype="bf16")).dtype == "bfloat16"
 
 
 def changed(path, **fields):
@@ -234,7 +261,7 @@ def test_preferences_are_shown_and_counted(run, tmp_path):
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     config = (*TINY_ROWS[1:], "--data.train", path, "--data.hold", "1", "--data.columns", "None")
     code, out, err = run("data", "show", *config)
-    assert code == 0 and out.count("\nchosen\n⟦A number⟧\nrejected\n⟦Nothing⟧") == 5, err
+    assert code == 0 and out.count("\nchosen\n⟦A number</s>⟧\nrejected\n⟦Nothing</s>⟧") == 5, err
     code, out, err = run("data", "stats", *config)
     assert code == 0 and "8 of chosen, rejected" in out, err
 

@@ -2,7 +2,7 @@
 """Verbs for what came of a run: its scores, its weights for others, its report."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -53,17 +53,42 @@ def evaluate(
 
 
 def export(
-    run: Positional[str], out: Positional[Path], to: Literal["hf"] = "hf", dtype: str = "", best: bool = False
+    run: Positional[str],
+    out: Positional[Path],
+    to: Literal["hf"] = "hf",
+    dtype: str = "",
+    best: bool = False,
+    overwrite: Annotated[bool, tyro.conf.arg(help="Replace the model that OUT holds.")] = False,
 ) -> None:
     """Write a run's model, its delta folded in, as a directory that transformers and others load."""
     from jaxpost.interop import hf
-    from jaxpost.recipes import trained
+    from jaxpost.recipes import base, trained
 
+    dtype = base.dtype_named(dtype, "--dtype")
+    _check_out(out, run, overwrite)
     with status(f"reading {run}"):
         model = trained.read(run, best)
     with status(f"writing {out}"):
         hf.save(out, model.model, model.folded, dtype or model.model.dtype, model.tokenizer)
     say(escaped(f"{out} holds the merged model in {dtype or model.model.dtype} (merged in float32, then rounded once)"))
+
+
+def _check_out(out: Path, run: str, overwrite: bool) -> None:
+    """That nothing is lost by writing there. A run's record and the model under a delta never are replaced."""
+    from jaxpost.recipes import base, record, trained
+
+    model = trained.base_of(run)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if isinstance(model, base.Pretrained) and out.samefile(base.directory(model, weights=False)):
+        what = (
+            f"the model that {run} starts from, which its delta needs" if record.is_run(Path(run)) else "what is read"
+        )
+        raise Fault(f"{out} is {what}; write to another directory")
+    if record.is_run(out):
+        raise Fault(f"{out} is a run directory; write the model to another one")
+    if not overwrite:
+        raise Fault(f"{out} is there already; write to a new directory, or say --overwrite to replace the model in it")
 
 
 def report(run: Positional[Path]) -> None:

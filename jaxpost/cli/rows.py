@@ -37,8 +37,9 @@ def _show(config: Any) -> Iterator[Any]:
     from jaxpost.data.stats import UNITS, kind_of
     from jaxpost.recipes import base
 
-    rows, columns, batches = config.data.training(config.train.seed), config.data.columns, config.batches
-    tokenizer, order = base.tokenizer_of(config.model), Order(len(rows), config.train.seed)
+    tokenizer, columns, batches = base.tokenizer_of(config.model), config.data.columns, config.batches
+    rows = config.data.training(config.train.seed)
+    order = Order(len(rows), config.train.seed)
     for n in range(min(5, len(rows))):
         row = [rows[order(n)[1]]]
         if (kind := kind_of(row, columns)) == "tokens":
@@ -64,7 +65,7 @@ def _stats(config: Any) -> Iterator[Any]:
         return track(items, total, what, aside)
 
     with status("reading the rows"):
-        rows, tokenizer = config.data.training(config.train.seed), base.tokenizer_of(config.model)
+        tokenizer, rows = base.tokenizer_of(config.model), config.data.training(config.train.seed)
         unit = unit_of(rows, columns)
     train_on = batches.train_on if isinstance(unit, Single) else "completion"
     ready = prepared(rows, tokenizer, replace(batches, train_on=train_on), columns, None, aside, unit)

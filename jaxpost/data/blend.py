@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from jaxpost.data.loader import place_of
 from jaxpost.data.mixtures import Proportional, Weighting, quotas
 from jaxpost.data.order import Order
 from jaxpost.data.sources.record import files_of
@@ -26,7 +27,7 @@ class Blend(Sequence[Any]):
     """
 
     sources: Mapping[str, Sequence[Any]]
-    weighting: Weighting = Proportional(cap=2**62)
+    weighting: Weighting = Proportional(cap=None)
     seed: int = 0
     size: int | None = None
 
@@ -53,6 +54,10 @@ class Blend(Sequence[Any]):
         """The row at an index of an epoch."""
         name, row = self.pick(epoch, index)
         return self.sources[name][row]
+
+    def place_of(self, index: int, epoch: int = 0) -> str:
+        name, row = self.pick(epoch, index)
+        return place_of(self.sources[name], 0, row)
 
     def pick(self, epoch: int, index: int) -> tuple[str, int]:
         """Which row of which source that is."""

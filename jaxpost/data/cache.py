@@ -8,11 +8,9 @@ another tokenizer or another version of the code that makes it is another entry.
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +22,8 @@ from jaxpost.data import text
 from jaxpost.data.loader import Unit, place_of, read
 from jaxpost.data.packing import Group
 from jaxpost.data.sources.stored import folder as folder
+from jaxpost.data.sources.stored import keeping
+from jaxpost.data.sources.stored import once as once
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
 from jaxpost.faults import Fault
 
@@ -38,47 +38,6 @@ LIBRARIES = ("tokenizers", "sentencepiece", "jinja2")  # what turns text into to
 
 def quiet(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     return items
-
-
-def once(root: Path, key: str, make: Callable[[Path], None], waiting: Callable[[], None] = lambda: None) -> Path:
-    """The folder of an entry, made by `make(draft folder)` if it is not there. Of several processes that ask for it at
-    once one makes it and the others wait (and are told so by `waiting`); if that one dies, the next takes over: the
-    lock is the system's, and goes with its process."""
-    entry = root / key
-    if entry.is_dir():
-        return entry
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{key}.lock", waiting):
-            if entry.is_dir():
-                return entry
-            draft = root / f"{key}.draft"
-            shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
-            draft.mkdir()
-            try:
-                make(draft)
-                draft.rename(entry)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise Fault(
-            f"cannot keep {error.filename or root} for later runs ({error.strerror or error}); free some space, name "
-            f"another folder in the environment variable JAXPOST_CACHE, or set batches.cache to 'never'"
-        ) from error
-    return entry
-
-
-@contextmanager
-def _locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    import fcntl  # here, because not every system has it, and reading what is there takes no lock
-
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file lets go of the lock; the empty file stays, or two could each hold "the" lock
 
 
 def key_of(*parts: Any) -> str:
@@ -105,7 +64,7 @@ def identity(rows: Sequence[Any]) -> str:
 def identity_of(tokenizer: Tokenizer) -> str:
     """The tokenizer's files and its template, as a hash."""
     digest = hashlib.blake2b(repr(tokenizer.template).encode("utf-8", "surrogatepass"), digest_size=16)
-    with tempfile.TemporaryDirectory() as directory:
+    with keeping(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as directory:
         tokenizer.save(directory)
         for path in sorted(Path(directory).rglob("*")):
             if path.is_file():
@@ -156,8 +115,8 @@ class Tokenised(Sequence[Group]):
         values = self._values[first:last]
         return Group(members, () if np.isnan(values).any() else tuple(values.tolist()))
 
-    def place_of(self, index: int) -> str:
-        return place_of(self.rows, 0, index)
+    def place_of(self, index: int, epoch: int = 0) -> str:
+        return place_of(self.rows, epoch, index)
 
     @property
     def lengths(self) -> np.ndarray:

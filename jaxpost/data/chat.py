@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat templates: conversations worded as a model expects them, and which of the words it is to learn to write."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from jaxpost.data.jinja import ROLES, Jinja
+from jaxpost.data.messages import LEARNING
 from jaxpost.data.parts import Part, prompt_of
 from jaxpost.data.turns import ADVICE, Messages, Turns
 from jaxpost.faults import Fault, nearest
@@ -23,13 +25,16 @@ class Chat:
 
     `template` is a Jinja file to use instead of the model's own (or where it has none); `thinking` is handed to it as
     `enable_thinking`. `response` and `instruction`, texts or token ids, are what begins the assistant's and the other
-    turns: for templates whose turns are neither marked nor can be told.
+    turns: what stands between them is trained, whatever the template marks; for one whose turns cannot be told.
+    `today` (as 2025-07-31) is the date that a template writes; where it is empty, that of the day, and so other text is
+    learned on another day.
     """
 
     template: str = ""
     thinking: bool | None = None
     response: str | tuple[int, ...] = ""
     instruction: str | tuple[int, ...] = ""
+    today: str = ""
 
 
 class Template(Protocol):
@@ -72,13 +77,14 @@ class BuiltIn:
         if tools:
             raise Fault(f"{where}: the built-in template has no words for tools; use a model with a chat template")
         parts: list[Part] = []
-        for i, message in enumerate(checked(messages, where)):
+        muted = muted_of(messages := checked(messages, where), where)
+        for i, message in enumerate(messages):
             role, content = message["role"], message["content"]
             if role not in HEADS:
                 raise Fault(f"{where}[{i}]: no role {role!r}; {nearest(role, HEADS)}")
             spoken, last = role == "assistant", i == len(messages) - 1
-            end = "" if last and spoken else "\n"
-            parts += [Part(HEADS[role], False), Part(content + end, spoken and i >= since, opens=spoken)]
+            learned, end = spoken and i >= since and i not in muted, "" if last and spoken else "\n"
+            parts += [Part(HEADS[role], False), Part(content + end, learned, opens=spoken)]
         return tuple(parts)
 
     def prompt(self, messages: Messages, tools: Messages = (), where: str = "messages") -> str:
@@ -98,8 +104,8 @@ class ByTools:
     def name(self) -> str:
         return self.default.name
 
-    def configured(self, response: str = "", instruction: str = "", **options: Any) -> "ByTools":
-        given = {"response": response, "instruction": instruction, **options}
+    def configured(self, response: str = "", instruction: str = "", today: str = "", **options: Any) -> "ByTools":
+        given = {"response": response, "instruction": instruction, "today": today, **options}
         return ByTools(self.default.configured(**given), self.tool_use.configured(**given))
 
     def parts(
@@ -115,9 +121,10 @@ class ByTools:
 class Own:
     """A model's own template.
 
-    What is trained: what the template marks by `{% generation %}`; if it marks nothing, the assistant's turns as
-    `Turns` finds them; if that cannot be told, what stands between each `response` and the next `instruction`, the
-    texts before the assistant's and before the other's words (to the end-of-turn token, if only `response` is given).
+    What is trained: what stands between each `response` and the next `instruction`, the texts before the assistant's
+    and before the other's words (to the end-of-turn token, if only `response` is given); if there is no `response`,
+    what the template marks by `{% generation %}`; if it marks nothing, the assistant's turns as `Turns` finds them. A
+    message of the assistant whose `weight` is 0, or whose `train` is false, is read only.
     """
 
     jinja: Jinja
@@ -135,26 +142,36 @@ class Own:
     def turns(self) -> Turns:
         return Turns(self.jinja, self.specials)
 
-    def configured(self, response: str = "", instruction: str = "", **options: Any) -> "Own":
-        """The same with the texts that begin turns given, and with options of the template's own."""
-        jinja = self.jinja if not options else Jinja(self.jinja.source, self.name, self.jinja.variables | options)
+    def configured(self, response: str = "", instruction: str = "", today: str = "", **options: Any) -> "Own":
+        """The same with the texts that begin turns given, the date, and options of the template's own."""
+        jinja = self.jinja
+        if today or options:
+            jinja = Jinja(jinja.source, self.name, jinja.variables | options, today)
         return replace(self, jinja=jinja, response=response, instruction=instruction)
 
     def parts(
         self, messages: Messages, tools: Messages = (), since: int = 0, where: str = "messages"
     ) -> tuple[Part, ...]:
+        muted = muted_of(checked(messages, where), where)
         messages = self._checked(messages, where)
-        if not any(message["role"] == "assistant" for message in messages[since:]):
+        wanted = [i for i in _spoken(messages) if i >= since]
+        if not wanted:
             raise Fault(
                 f"{where}: no message of the assistant to train on (the loss mask that {self.name} gives is all zeros)"
             )
-        text, spans = self._spans(messages, tools, since, where)
+        if not (wanted := [i for i in wanted if i not in muted]):
+            raise Fault(
+                f"{where}: nothing to train on (the loss mask is all zeros): every message of the assistant says of "
+                "itself that it is not learned (weight 0, or train false)"
+            )
+        text, spans = self._spans(messages, tools, since, where, muted)
         if not any(trained for *_, trained in spans):
             raise Fault(
                 f"{where}: {self.name} leaves nothing to train on (the loss mask is all zeros): it writes none of the "
                 f"assistant's turns as spoken; keep one turn a row, or {ADVICE}"
             )
-        return _cut(text, spans)
+        first, *others = _cut(text, spans)
+        return replace(first, unlearnt=max(0, len(wanted) - sum(trained for *_, trained in spans))), *others
 
     def prompt(self, messages: Messages, tools: Messages = (), where: str = "messages") -> str:
         messages = self._checked(messages, where)
@@ -169,11 +186,13 @@ class Own:
         return prompt_of(_cut(text, cuts))
 
     def _spans(
-        self, messages: Messages, tools: Messages, since: int, where: str
+        self, messages: Messages, tools: Messages, since: int, where: str, muted: Set[int] = frozenset()
     ) -> tuple[str, list[tuple[int, int, bool]]]:
         """The rendered text, and the assistant's stretches of it: start, end, trained."""
         text, marked = self.jinja.render(messages, tools, where=where)
         self._check_all_heard(messages, tools, text, where)
+        if self.response:
+            return text, self._after_responses(messages, text, since, where, muted)
         if self.jinja.marks:
             start = 0
             if since:
@@ -185,19 +204,23 @@ class Own:
                         "that what is trained cannot be told from the prompt's turns; give the row as messages"
                     )
                 start = len(before)
-            return text, [(a, b, a >= start) for a, b in marked]
-        try:
-            turns = self.turns.find(messages, tools, text, where)
-        except Fault:
-            if not self.response:
-                raise
-            turns = None
-        if turns is not None and any(turn.end > turn.start for turn in turns):
-            return text, [(a, b, i >= since and b > a) for i, a, b in turns]
-        return text, self._after_responses(messages, text, since, where) if self.response else []
+            spoken = _spoken(messages)
+            if muted and len(spoken) != len(marked):
+                raise Fault(
+                    f"{where}: {self.name} marks {len(marked)} stretches as generated, and the assistant has "
+                    f"{len(spoken)} messages, so that those of weight 0 cannot be told; leave the weights out"
+                )
+            quiet = {span for i, span in zip(spoken, marked, strict=False) if i in muted}
+            return text, [(a, b, a >= start and (a, b) not in quiet) for a, b in marked]
+        turns = self.turns.find(messages, tools, text, where)
+        if not any(turn.end > turn.start for turn in turns):
+            return text, []
+        return text, [(a, b, i >= since and b > a and i not in muted) for i, a, b in turns]
 
-    def _after_responses(self, messages: Messages, text: str, since: int, where: str) -> list[tuple[int, int, bool]]:
-        spoken = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    def _after_responses(
+        self, messages: Messages, text: str, since: int, where: str, muted: Set[int]
+    ) -> list[tuple[int, int, bool]]:
+        spoken = _spoken(messages)
         starts = [found.end() for found in re.finditer(re.escape(self.response), text)]
         if len(starts) != len(spoken):
             raise Fault(
@@ -209,11 +232,19 @@ class Own:
             end = text.find(self.instruction, start, limit) if self.instruction else -1
             if not self.instruction and (special := self.turns.ending(text, start, limit)):
                 end = special
-            spans.append((start, limit if end < 0 else end, i >= since))
+            spans.append((start, limit if end < 0 else end, i >= since and i not in muted))
         return spans
 
     def _check_all_heard(self, messages: Messages, tools: Messages, text: str, where: str) -> None:
         """A template may rewrite what it is given; what it leaves out whole was not meant for it."""
+        for i, tool in enumerate(tools):
+            offered = tool.get("function", tool)
+            named = offered.get("name") if isinstance(offered, Mapping) else None
+            if "tools" not in self.jinja.source or (named and str(named) not in text):
+                raise Fault(
+                    f"{where}: {self.name} leaves out the tool {str(named or i)!r}; drop the row's tools, or use a "
+                    "template that has words for them"
+                )
         at = 0
         for i, message in enumerate(messages):
             said = message["content"].strip()
@@ -225,6 +256,8 @@ class Own:
                     raise Fault(f"{where}[{i}]: {self.name} leaves out the tool call {named!r}; {UNHEARD}")
             if message["role"] == "assistant" or text.startswith(said, at) or said in text:
                 continue
+            if any(json.dumps(said, ensure_ascii=ascii)[1:-1] in text for ascii in (False, True)):
+                continue  # written by `tojson`, as what tools answer often is
             try:
                 without = self.jinja.render([*messages[:i], *messages[i + 1 :]], tools, where=where).text
             except Fault:
@@ -238,7 +271,25 @@ class Own:
             role = message["role"]
             if role not in ROLES and f"'{role}'" not in self.jinja.source and f'"{role}"' not in self.jinja.source:
                 raise Fault(f"{where}[{i}]: no role {role!r}; {nearest(role, ROLES)}")
-        return found
+        return [{name: value for name, value in message.items() if name not in LEARNING} for message in found]
+
+
+def _spoken(messages: Messages) -> list[int]:
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+def muted_of(messages: Messages, where: str) -> Set[int]:
+    """The assistant's messages that say of themselves that they are not learned, only read."""
+    muted = set()
+    for i in _spoken(messages):
+        for name in LEARNING:
+            if (value := messages[i].get(name)) is None:
+                continue
+            if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+                raise Fault(f"{where}[{i}]: the field {name!r} must be 0 or 1 (or false or true), not {value!r}")
+            if not value:
+                muted.add(i)
+    return muted
 
 
 def checked(messages: Any, where: str) -> Sequence[dict[str, Any]]:

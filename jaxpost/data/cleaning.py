@@ -8,6 +8,7 @@ characters.
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, is_dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from jaxpost.data.cache import Track, code, folder, identity, key_of, once, quie
 from jaxpost.data.duplicates import near, windows
 from jaxpost.data.loader import place_of
 from jaxpost.data.shapes import normalise
+from jaxpost.data.sources.stored import NotKept
 from jaxpost.data.tasks import Example
 from jaxpost.faults import Fault
 
@@ -30,8 +32,9 @@ STRETCH = 32  # characters: what two texts rarely share by chance
 class Cleaning:
     """What is left out. 0 as a bound on characters or tokens, and 1 as a share, is no bound.
 
-    `exact`: rows that say what an earlier one says, to the letter. `near`: rows at least so alike to an earlier one
-    that is kept (Jaccard similarity of their stretches of 9 characters; 0.8 is customary, 0 is off).
+    `exact`: rows that are what an earlier one is, to the letter: all that they say, who says it, labels and scores.
+    `near`: rows at least so alike to an earlier one that is kept (Jaccard similarity of their texts' stretches of 9
+    characters, whatever else they hold; 0.8 is customary, 0 is off).
     `symbols`: rows with a larger share of characters that are neither letters, digits nor white space. `lines`: with a
     larger share of their text in lines that stood there before. `repeats`: with a larger share of stretches of 32
     characters that stood there before.
@@ -71,18 +74,18 @@ class Kept(Sequence[Any]):
     """The rows that cleaning left, in their order. `counts` says how many were left out, by reason."""
 
     def __init__(self, rows: Sequence[Any], indices: np.ndarray, counts: Mapping[str, int]):
-        self._rows, self._indices, self.counts = rows, indices, dict(counts)
+        self._rows, self.indices, self.counts = rows, indices, dict(counts)
         # Not that of the cleaning: other settings that keep the same rows make the same data.
         self.identity = key_of(identity(rows), hashlib.blake2b(indices.tobytes(), digest_size=16).hexdigest())
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._rows[int(self._indices[index])]
+        return self._rows[int(self.indices[index])]
 
-    def place_of(self, index: int) -> str:
-        return place_of(self._rows, 0, int(self._indices[index]))
+    def place_of(self, index: int, epoch: int = 0) -> str:
+        return place_of(self._rows, epoch, int(self.indices[index]))
 
 
 def cleaned(
@@ -94,27 +97,45 @@ def cleaned(
     root: Path | None = None,
     track: Track = quiet,
     waiting: Callable[[], None] = lambda: None,
+    unkept: Callable[[NotKept], None] | None = None,
 ) -> Kept:
     """The rows that are left, found once on this host and kept on disk. `tokens` counts those of a row, `told` names
-    the tokenizer that does; both are needed only where the cleaning asks for tokens."""
+    the tokenizer that does; both are needed only where the cleaning asks for tokens. Where nothing can be kept,
+    `unkept` is told why, and they are found for this time only; without it that is a fault."""
     cleaning.check()
+    found: list[Kept] = []
+
+    def find() -> Kept:
+        reasons = left_out(rows, cleaning, columns, tokens, track)
+        indices = np.array([i for i in range(len(rows)) if i not in reasons], np.int64)
+        found.append(Kept(rows, indices, Counter(reasons.values())))
+        return found[0]
 
     def make(draft: Path) -> None:
-        reasons = left_out(rows, cleaning, columns, tokens, track)
-        np.save(draft / "kept.npy", np.array([i for i in range(len(rows)) if i not in reasons], np.int64))
-        names = list(reasons.values())
-        (draft / "counts.json").write_text(json.dumps({name: names.count(name) for name in dict.fromkeys(names)}))
+        kept = find()
+        np.save(draft / "kept.npy", kept.indices)
+        (draft / "counts.json").write_text(json.dumps(kept.counts))
 
     renamed = columns and sorted(columns.items())
     key = key_of(identity(rows), astuple(cleaning), renamed, told if cleaning.counts_tokens else "", code())
-    entry = once((root or folder()) / "cleaned", key, make, waiting)
     try:
-        found = Kept(rows, np.load(entry / "kept.npy"), json.loads((entry / "counts.json").read_text()))
+        entry = once((root or folder()) / "cleaned", key, make, waiting)
+        kept = found[0] if found else _read(rows, entry)
+    except NotKept as error:
+        if unkept is None:
+            raise
+        unkept(error)
+        kept = found[0] if found else find()
+    if not len(kept):
+        raise Fault(f"cleaning leaves nothing of {len(rows)} rows ({_listed(kept.counts)}); loosen its bounds")
+    return kept
+
+
+def _read(rows: Sequence[Any], entry: Path) -> Kept:
+    try:
+        return Kept(rows, np.load(entry / "kept.npy"), json.loads((entry / "counts.json").read_text()))
     except (OSError, ValueError) as error:
         raise Fault(f"{entry} is damaged: remove that folder, and it is made again") from error
-    if not len(found):
-        raise Fault(f"cleaning leaves nothing of {len(rows)} rows ({_listed(found.counts)}); loosen its bounds")
-    return found
 
 
 def left_out(
@@ -133,7 +154,7 @@ def left_out(
         if reason := fault_of(text, cleaning) or (_length(tokens(row), cleaning) if tokens else ""):
             reasons[i] = reason
         elif cleaning.exact or cleaning.near:
-            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            digest = hashlib.blake2b(all_of(row, columns).encode("utf-8", "surrogatepass"), digest_size=16).digest()
             if digest in seen:
                 reasons[i] = "duplicate" if cleaning.exact else "near duplicate"
             seen.add(digest)
@@ -195,6 +216,20 @@ def repeated(text: str) -> float:
     """The share of the text's stretches of 32 characters that stood there before; 0 for shorter ones."""
     found = windows(text, STRETCH)
     return 1 - len(np.unique(found)) / len(found)
+
+
+def all_of(row: Any, columns: Mapping[str, str] | None = None) -> str:
+    """All that a row is: its shape and every field of it, those that are no text and the roles of messages too."""
+    said = (row.prompt, row.target) if isinstance(row, Example) else normalise(row, columns)
+    return json.dumps([type(said).__name__, _plain(said)], sort_keys=True, default=repr)
+
+
+def _plain(said: Any) -> Any:
+    if is_dataclass(said):
+        return {field.name: _plain(getattr(said, field.name)) for field in fields(said)}
+    if isinstance(said, Mapping):
+        return {str(name): _plain(value) for name, value in said.items()}
+    return [_plain(part) for part in said] if isinstance(said, list | tuple) else said
 
 
 def text_of(row: Any, columns: Mapping[str, str] | None = None) -> str:

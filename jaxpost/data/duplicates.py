@@ -8,6 +8,7 @@ take for documents). Two texts are as alike as their sets: |A and B| / |A or B| 
 
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ PERMUTATIONS = 128
 _DRAWN = np.random.default_rng(20).integers(0, 2**64, (3, PERMUTATIONS), np.uint64)
 _FLIPS, _FACTORS, _MIXERS = _DRAWN[0], _DRAWN[1] | np.uint64(1), _DRAWN[2] | np.uint64(1)
 BLOCK = 256  # stretches hashed at a time: what stays in a core's cache
+SAMPLE, OFTEN = 256, 4  # of so many texts, what so many have is common
 
 
 def windows(text: str, width: int) -> np.ndarray:
@@ -73,7 +75,7 @@ def bands(threshold: float) -> tuple[int, int]:
 def near(texts: Iterable[str], again: Callable[[int], str], threshold: float) -> list[int]:
     """Which of the texts (by number, ascending) are as alike as `threshold` or more to an earlier one that is kept.
 
-    `again(i)` gives text i once more, for those that are compared: what is kept of the others is a few numbers each.
+    `again(i)` gives text i once more, for those that share a band: what is kept of the others is a few numbers each.
     No text is named for one that it is less like than that; one that is more like may be missed, rarely.
     """
     count, rows = bands(threshold)
@@ -92,13 +94,91 @@ def near(texts: Iterable[str], again: Callable[[int], str], threshold: float) ->
 
 
 def _compared(shared: dict[int, list[tuple[int, int]]], of: Callable[[int], np.ndarray], threshold: float) -> list[int]:
-    kept: dict[tuple[int, int], list[int]] = {}
-    found = []
-    for i in sorted(shared):
-        others = sorted({other for key in shared[i] for other in kept.get(key, ())})
-        if any(jaccard(of(i), of(other)) >= threshold for other in others):
+    numbers, found = sorted(shared), []
+    kept = _Kept(len(numbers), _common([of(i) for i in _spread(numbers)]))
+    for i in numbers:
+        one = kept.seen(of(i))
+        if any(jaccard(of(i), of(other)) >= threshold for other in kept.candidates(one, shared[i], threshold)):
             found.append(i)
-            continue
-        for key in shared[i]:
-            kept.setdefault(key, []).append(i)
+        else:
+            kept.add(i, one, shared[i])
     return found
+
+
+def _spread(numbers: list[int]) -> list[int]:
+    return [numbers[i] for i in np.linspace(0, len(numbers) - 1, min(SAMPLE, len(numbers))).astype(int)]
+
+
+def _common(sample: list[np.ndarray]) -> np.ndarray:
+    """The stretches that several of a sample have, sorted: a template's, mostly."""
+    if not sample:
+        return np.zeros(0, np.uint64)
+    every, counts = np.unique(np.concatenate(sample), return_counts=True)
+    return every[counts >= OFTEN]
+
+
+class _Seen(NamedTuple):
+    """A text: its size as a set, how much of it is common, and signatures of the whole and of the rest."""
+
+    size: int
+    common: int
+    whole: np.ndarray
+    rest: np.ndarray
+
+
+class _Kept:
+    """The texts kept so far, of which those that may be as alike as the threshold to another are told at once.
+
+    Texts made from one template share bands, all with all, and comparing each two exactly would take the square of
+    their number. What they have in common is a number per text, and the rest, in which they differ, a signature.
+    """
+
+    def __init__(self, most: int, common: np.ndarray):
+        self._common, self._count = common, 0
+        self._numbers, self._sizes, self._commons = (np.zeros(most, np.int64) for _ in range(3))
+        # Eight bits of each place are enough for an upper bound: they agree by chance once in 256.
+        self._whole, self._rest = (np.zeros((PERMUTATIONS, most), np.uint8) for _ in range(2))
+        self._by_key: dict[tuple[int, int], list[int]] = {}
+
+    def seen(self, one: np.ndarray) -> _Seen:
+        rest = one[~np.isin(one, self._common)]
+        whole = _bytes(one)
+        return _Seen(len(one), len(one) - len(rest), whole, whole if len(rest) == len(one) else _bytes(rest))
+
+    def add(self, number: int, one: _Seen, keys: list[tuple[int, int]]) -> None:
+        at = self._count
+        self._numbers[at], self._sizes[at], self._commons[at] = number, one.size, one.common
+        self._whole[:, at], self._rest[:, at] = one.whole, one.rest
+        for key in keys:
+            self._by_key.setdefault(key, []).append(at)
+        self._count += 1
+
+    def candidates(self, one: _Seen, keys: list[tuple[int, int]], threshold: float) -> list[int]:
+        """The numbers of those that may be as alike, the likeliest first."""
+        lists = [found for key in keys if (found := self._by_key.get(key))]
+        if not lists:
+            return []
+        if 8 * sum(map(len, lists)) > self._count:  # telling them apart would take longer than taking all
+            at: np.ndarray | slice = slice(self._count)
+            which = np.arange(self._count)
+        else:
+            at = which = np.unique(np.concatenate(lists))
+        rest = _agree(self._rest[:, at], one.rest)
+        rest = rest + 3 * np.sqrt(np.maximum(rest * (1 - rest), 1 / PERMUTATIONS) / PERMUTATIONS)
+        sizes, commons = self._sizes[at], self._commons[at]
+        both = np.minimum(commons, one.common) + rest / (1 + rest) * (sizes - commons + one.size - one.common)
+        alike = both / np.maximum(sizes + one.size - both, 1)
+        chosen = np.flatnonzero(alike >= threshold)
+        margin = 3 * np.sqrt(threshold * (1 - threshold) / PERMUTATIONS)
+        whole = _agree(self._whole[:, which[chosen]], one.whole)
+        chosen = chosen[np.argsort(-whole, kind="stable")][: int((whole >= threshold - margin).sum())]
+        return self._numbers[which[chosen]].tolist()
+
+
+def _bytes(found: np.ndarray) -> np.ndarray:
+    return ((signature(found) * _MIXERS) >> np.uint64(56)).astype(np.uint8)
+
+
+def _agree(many: np.ndarray, one: np.ndarray) -> np.ndarray:
+    """In which share of the places each of many signatures (uint8[128, n]) is the same as one."""
+    return (many == one[:, None]).sum(axis=0, dtype=np.uint8) / PERMUTATIONS

@@ -18,6 +18,12 @@ def renamed(row: Mapping[str, Any], columns: Mapping[str, str] | None) -> "Field
     where = getattr(row, "where", "a row")
     if not columns:
         return Fields(row, where)
+    if not any(name in row or name.split(".")[0] in row for name in columns):
+        raise Fault(
+            f"{where}: no field {next(iter(columns))!r} to be used as {next(iter(columns.values()))!r}, nor any other "
+            f"that columns maps (the row has: {', '.join(map(str, row)) or 'nothing'}); map its own "
+            "(--data.columns NAME prompt OTHER completion), or use its names as they are (--data.columns None)"
+        )
     fields = {name: value for name, value in row.items() if name not in columns}
     for theirs, ours in columns.items():
         fields[ours] = _reach(row, theirs, ours, where)

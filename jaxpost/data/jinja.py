@@ -9,7 +9,7 @@ each of its names. The sandbox is Jinja's immutable one: a template comes with a
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import Any, NamedTuple
 
 import jinja2
@@ -35,22 +35,31 @@ class Rendering(NamedTuple):
 
 class Jinja:
     """A template's source, compiled. `name` is the file it is from; `variables` are what it may read besides the
-    conversation: the special tokens (`bos_token`, ...) and options of its own (`enable_thinking`)."""
+    conversation: the special tokens (`bos_token`, ...) and options of its own (`enable_thinking`). `today` is the
+    date that `strftime_now` writes (at midnight: a time of day would be another in every rendering); where it is
+    empty, the date on which this is made."""
 
-    def __init__(self, source: str, name: str, variables: Mapping[str, Any] | None = None):
+    def __init__(self, source: str, name: str, variables: Mapping[str, Any] | None = None, today: str = ""):
         self.source, self.name, self.variables = source, name, dict(variables or {})
+        try:
+            self._today = datetime.combine(date.fromisoformat(today) if today else date.today(), time())
+        except ValueError:
+            raise Fault(f"{name}: the date of today is given as {today!r}; write it as 2025-07-31") from None
         try:
             self._template = ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise Fault(f"{name}: line {error.lineno} is not Jinja: {error.message}") from None
         except (RecursionError, ValueError, OverflowError) as error:
             raise Fault(f"{name}: not a template that Jinja can compile ({error})") from None
-        blocks = ENVIRONMENT.parse(source).find_all(jinja2.nodes.CallBlock)
+        parsed = ENVIRONMENT.parse(source)
+        blocks = parsed.find_all(jinja2.nodes.CallBlock)
+        self._dated = any(name.name == "strftime_now" for name in parsed.find_all(jinja2.nodes.Name))
         self.marks = any(isinstance(block.call.node, jinja2.nodes.ExtensionAttribute) for block in blocks)
 
     def __repr__(self) -> str:
         """All that a rendering depends on."""
-        return f"Jinja({self.source!r}, {self.variables!r})"
+        dated = f", {self._today:%Y-%m-%d}" if self._dated else ""
+        return f"Jinja({self.source!r}, {self.variables!r}{dated})"
 
     def render(
         self,
@@ -63,6 +72,7 @@ class Jinja:
         try:
             text = self._template.render(
                 {
+                    "strftime_now": self._today.strftime,
                     **self.variables,
                     "messages": [_said(message) for message in messages],
                     "tools": [_plain(tool) for tool in tools] or None,
@@ -130,7 +140,6 @@ def _environment() -> jinja2.Environment:
     )
     made.filters["tojson"] = _json
     made.globals["raise_exception"] = _refuse
-    made.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
     made.globals["dict"] = _Dict()
     return made
 

@@ -8,7 +8,7 @@ i + 2B, ... and packs them by itself. A process builds the rows of its lanes onl
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -76,7 +76,12 @@ class Single:
 def read(
     rows: Sequence[Any], unit: Unit, tokenizer: Tokenizer, columns: Mapping[str, str] | None, train_on: TrainOn
 ) -> list[Group]:
-    """What the rows are to a run, tokenised: faster together than one by one."""
+    """What the rows are to a run, tokenised: faster together than one by one. Rows that are tokens are taken as they
+    are: of a mixture, some sources may be."""
+    if any(isinstance(row, Group | Tokens) for row in rows):
+        told = iter(read([r for r in rows if not isinstance(r, Group | Tokens)], unit, tokenizer, columns, train_on))
+        taken = (Group((row,)) if isinstance(row, Tokens) else row for row in rows)
+        return [row if isinstance(row, Group) else next(told) for row in taken]
     told = [unit.said(row, columns, tokenizer.template) for row in rows]
     if len(rows) == 1 and len(told[0][0]) == 1:
         return [Group((tokenise(tokenizer, told[0][0][0], train_on, place(rows[0])),))]
@@ -241,24 +246,27 @@ class Loader:
         if (group := self._ahead.pop(n, None)) is not None:
             return group
         row = self._row(n)
-        if isinstance(row, Group):  # by this tokenizer
-            return row
-        if isinstance(row, Tokens):
-            return Group((check_ids(self.tokenizer, row, f"row {self._place(n)[1]}"),))
+        if isinstance(row, Group | Tokens):
+            return self._read([n], [row])[0]
         # With those that the lane asks for next: together they take half the time. A fault in one of them is not yet
         # anybody's; it is met again when its turn comes.
         numbers = [later for later in range(n, n + AHEAD * self.batch, self.batch) if later < self._stop]
         try:
             rows = [row, *map(self._row, numbers[1:])]
-            groups = read(rows, self.unit, self.tokenizer, self.columns, self.train_on)
+            groups = self._read(numbers, rows)
         except Fault:
-            return read([row], self.unit, self.tokenizer, self.columns, self.train_on)[0]
+            return self._read([n], [row])[0]
         self._ahead |= zip(numbers[1:], groups[1:], strict=True)
         return groups[0]
 
+    def _read(self, numbers: Sequence[int], rows: Sequence[Any]) -> list[Group]:
+        for n, row in zip(numbers, rows, strict=True):
+            if isinstance(row, Tokens):  # maybe by another tokenizer
+                check_ids(self.tokenizer, row, f"row {self._place(n)[1]}")
+        return read(rows, self.unit, self.tokenizer, self.columns, self.train_on)
+
     def _row(self, n: int) -> Any:
-        epoch, index = self._place(n)
-        return self.rows[index] if (at := getattr(self.rows, "at", None)) is None else at(epoch, index)
+        return row_of(self.rows, *self._place(n))
 
     def where(self, n: int) -> str:
         """Where the n-th row of the stream is from, for messages."""
@@ -291,8 +299,7 @@ class Loader:
         try:
             return [lane.next() or [] for lane in self._lanes.values()]
         except Exception:
-            for i, lane in self._lanes.items():
-                lane.restore(before[i])
+            self._restore(before)
             raise
 
     def batches(self) -> int:
@@ -337,16 +344,42 @@ class Loader:
                 f"the data's saved position lacks lanes {missing}: it is that of one process among several; "
                 "join the positions of all"
             )
-        self._step, self._ahead = saved["step"], {}
+        self._step = saved["step"]
+        self._restore({i: saved["lanes"][str(i)] for i in self._lanes})
+
+    def _restore(self, saved: Mapping[int, dict[str, Any]]) -> None:
+        """Lanes where they were. The rows that waited in them are read together, and no others with them: what was
+        looked ahead otherwise would lie behind the lane, never to be asked for."""
+        numbers = [i + k * self.batch for i, lane in saved.items() for k in lane["waiting"]]
+        self._ahead = dict(zip(numbers, self._read(numbers, list(map(self._row, numbers))), strict=True))
         for i, lane in self._lanes.items():
-            lane.restore(saved["lanes"][str(i)])
+            lane.restore(saved[i])
+        self._ahead.clear()
+
+
+@runtime_checkable
+class Changing(Protocol):
+    """Rows that are others in every epoch, as a mixture's."""
+
+    def at(self, epoch: int, index: int) -> Any: ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Rows made of other rows, which know where those are from."""
+
+    def place_of(self, index: int, epoch: int = 0) -> str: ...
+
+
+def row_of(rows: Sequence[Any], epoch: int, index: int) -> Any:
+    return rows.at(epoch, index) if isinstance(rows, Changing) else rows[index]
 
 
 def place_of(rows: Sequence[Any], epoch: int, index: int) -> str:
-    """Where a row is from, as `file:line` if its source says so; rows made of other rows know where those are from."""
-    if (whence := getattr(rows, "place_of", None)) is not None:
-        return whence(index)
-    row = rows[index] if (at := getattr(rows, "at", None)) is None else at(epoch, index)
+    """Where a row is from, as `file:line` if its source says so."""
+    if isinstance(rows, Placed):
+        return rows.place_of(index, epoch)
+    row = row_of(rows, epoch, index)
     return f"row {index}" if isinstance(row, tuple) else place(row)
 
 

@@ -9,6 +9,7 @@ from jaxpost.data.fields import checked_string, kind_of
 from jaxpost.faults import Fault, nearest
 
 Message = Mapping[str, Any]
+LEARNING = ("weight", "train")  # what a message of the assistant says of itself: 0 or false if it is only read
 
 # Who speaks in a sharegpt conversation. A function_call is the assistant's, an observation what the tool answered.
 SPEAKERS = {
@@ -59,6 +60,8 @@ def _message(value: Any, where: str) -> Message:
     if "role" not in kept:
         raise Fault(f"{where}: the field 'role' is missing; {nearest('role', map(str, value))}")
     checked_string(kept["role"], f"{where}: the field 'role'")
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = _tool_calls(kept["tool_calls"], f"{where}: the field 'tool_calls'")
     if "content" not in kept and kept.get("tool_calls"):
         return kept | {"content": ""}
     if "content" not in kept:
@@ -100,9 +103,10 @@ def _said(turn: Any, where: str) -> Message:
     content = checked_string(turn["value"], f"{where}: the field 'value'")
     if speaker not in SPEAKERS:
         raise Fault(f"{where}: nobody is called {speaker!r}; {nearest(speaker, SPEAKERS)}")
+    kept = {name: turn[name] for name in LEARNING if turn.get(name) is not None}
     if speaker != "function_call":
-        return {"role": SPEAKERS[speaker], "content": content}
-    return {"role": "assistant", "content": "", "tool_calls": _calls(content, f"{where}: the field 'value'")}
+        return {"role": SPEAKERS[speaker], "content": content} | kept
+    return {**kept, "role": "assistant", "content": "", "tool_calls": _calls(content, f"{where}: the field 'value'")}
 
 
 def _calls(content: str, where: str) -> list[dict[str, Any]]:
@@ -118,9 +122,48 @@ def _calls(content: str, where: str) -> list[dict[str, Any]]:
         if not isinstance(call, dict) or "name" not in call:
             raise Fault(f"{where} of a function_call must be JSON with name and arguments, not {kind_of(call)}")
     return [
-        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
-        for call in calls
+        {"type": "function", "function": _called({**call, "arguments": call.get("arguments")}, where)} for call in calls
     ]
+
+
+def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """Calls as templates expect them: the arguments are an object, also where files write JSON of one, as OpenAI's do.
+    A template that writes them as JSON would encode such a string a second time."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise Fault(f"{where} must be a list of objects with a function, not {kind_of(value)}")
+    calls = []
+    for i, call in enumerate(value):
+        if not isinstance(call, Mapping):
+            raise Fault(f"{where}[{i}] must be an object with a function, not {kind_of(call)}")
+        if call.get("function") is None:
+            bare = {name: part for name, part in call.items() if name != "function"}
+            calls.append(_called(bare, f"{where}[{i}]"))
+        elif isinstance(call["function"], Mapping):
+            calls.append({**call, "function": _called(call["function"], f"{where}[{i}].function")})
+        else:
+            raise Fault(
+                f"{where}[{i}].function must be an object with name and arguments, not {kind_of(call['function'])}"
+            )
+    return calls
+
+
+def _called(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A call's name and its arguments, of which there may be none."""
+    if call.get("name") is None:
+        raise Fault(f"{where}: the field 'name' is missing; {nearest('name', map(str, call))}")
+    checked_string(call["name"], f"{where}: the field 'name'")
+    given = call.get("arguments")
+    arguments = {} if given is None or given == "" else given
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError as error:
+            wrong = f"{error.msg} at character {error.pos + 1}"
+            raise Fault(f"{where}: the field 'arguments' must be an object or JSON of one: {wrong}") from None
+    if not isinstance(arguments, Mapping):
+        written = ", and it is JSON of something else" if isinstance(given, str) else f", not {kind_of(arguments)}"
+        raise Fault(f"{where}: the field 'arguments' must be an object or JSON of one{written}")
+    return {**call, "arguments": arguments}
 
 
 def tools_of(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:

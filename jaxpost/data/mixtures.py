@@ -18,15 +18,15 @@ from jaxpost.faults import Fault, nearest
 
 @dataclass(frozen=True)
 class Proportional:
-    """A task's weight is its number of rows, but at most `cap` (examples-proportional mixing, Wei et al. 2021,
-    https://arxiv.org/abs/2109.01652, with a cap of 3,000)."""
+    """A task's weight is its number of rows, but at most `cap`, if there is one (examples-proportional mixing, Wei et
+    al. 2021, https://arxiv.org/abs/2109.01652, with a cap of 3,000)."""
 
-    cap: int = 3000
+    cap: int | None = 3000
 
     def weights(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        if self.cap < 1:
+        if self.cap is not None and self.cap < 1:
             raise Fault(f"a mixture's cap must be at least 1, not {self.cap}")
-        return {name: float(min(size, self.cap)) for name, size in sizes.items()}
+        return {name: float(min(size, self.cap or size)) for name, size in sizes.items()}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxpost.data.chat import Template
 from jaxpost.data.loader import Batch, Said
 from jaxpost.data.packing import MOST, Group
 from jaxpost.data.shapes import KNOWN, Preference, Ranking, normalise, shape_of
-from jaxpost.data.text import answered, pair_of, place
+from jaxpost.data.text import answered, compared, place
 from jaxpost.data.tokenizers import Tokens
 from jaxpost.faults import Fault
 
@@ -33,7 +33,7 @@ class Pairs:
         if not isinstance(found, Preference):
             raise Fault(_not(row, columns, "preference"))
         margin = () if found.margin is None else (found.margin, found.margin)
-        return pair_of(row, columns, template), margin
+        return compared(found, template, place(row)), margin
 
     def fit(self, group: Group, room: int, bos: int | None) -> Group | None:
         return comparable(group, room, bos)

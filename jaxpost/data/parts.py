@@ -10,13 +10,16 @@ class Part:
     """A stretch of an example's text, and whether the model is to learn to write it.
 
     `opens`: a sampler's prompt ends where the part begins, so that no token may reach over its start. `whole`: a
-    model's own chat template wrote it, special tokens and all, so that nothing is put before or after it.
+    model's own chat template wrote it, special tokens and all, so that nothing is put before or after it. `unlearnt`
+    turns of the assistant, which begin in it or behind it, were to be trained and are not, as the template does not
+    write them as they are spoken.
     """
 
     text: str
     trained: bool
     opens: bool = field(default=False, compare=False)
     whole: bool = field(default=False, compare=False)
+    unlearnt: int = field(default=0, compare=False)
 
 
 def joined(parts: Sequence[Part]) -> str:

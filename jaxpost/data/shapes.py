@@ -6,6 +6,8 @@ What a row is decides what it may be used for: `Text`, `Dialogue` and `Completio
 they are) or both tuples of messages (worded by a chat template).
 """
 
+import difflib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +86,10 @@ KNOWN = {
     "ranking": "prompt, completions, scores",
     "prompt": "prompt",
 }
+COMMON = ("text", "messages", "conversations", "prompt, completion", "instruction, output", "chosen, rejected")
+# What a question and its answer are called by files that call them by none of our names.
+QUESTIONS = ("question", "query", "instruction", "input", "user", "problem", "source", "context", "document", "article")
+ANSWERS = ("answer", "response", "output", "assistant", "solution", "target", "reply", "summary", "highlights")
 PARTNERS = ("completion", "completions", "chosen", "rejected", "messages")
 NAMES = (*PARTNERS, "text", "conversations", "prompt", "instruction", "output", "label", "scores", "ranks")
 
@@ -147,16 +153,34 @@ def _only_a_prompt(fields: Fields) -> None:
 
 def _unknown(fields: Fields) -> str:
     names = list(map(str, fields.row))
-    offers = [f"{nearest(name, NAMES)} ({name!r})" for name in names]
-    near = "; ".join(offer for offer in offers if offer.startswith("did you mean"))
+    near = "; ".join(f"did you mean {offer}? ({name!r})" for name in names for offer in _misspelt(name))
     empty = [name for name in names if name not in fields.present]
     names[12:] = [f"and {len(names) - 12} more"] if len(names) > 12 else []
     return (
         f"a row of no known shape (the row has: {', '.join(names) or 'nothing'}"
         + (f"; null: {', '.join(empty)}" if empty else "")
-        + f"){'; ' + near if near else ''}; the shapes are {' | '.join(KNOWN.values())}: name its columns after one of "
-        "them, or map them (columns)"
+        + f"){'; ' + near if near else ''}; the shapes are {' | '.join(COMMON)}: name its fields so, or map them"
+        + ("" if near else _mapping(fields))
     )
+
+
+def _misspelt(name: str) -> list[str]:
+    """The name that it is a slip of: `question` is none of `conversations`."""
+    return [] if name in NAMES else difflib.get_close_matches(name, NAMES, n=1, cutoff=0.8)
+
+
+def _mapping(fields: Fields) -> str:
+    """The row's own names as the flag that would make a shape of it."""
+    texts = [name for name in fields.present if isinstance(fields.row[name], str)]
+    if not texts:
+        return " (columns)"
+    answer = next((name for name in texts if name.lower() in ANSWERS), None)
+    others = [name for name in texts if name != answer]
+    asked = next((name for name in others if name.lower() in QUESTIONS), others[0] if others else None)
+    if asked is not None and answer is None:
+        answer = next((name for name in others if name != asked), None)
+    pairs = (asked, "prompt", answer, "completion") if asked and answer else (texts[0], "text")
+    return f", e.g. --data.columns {' '.join(map(shlex.quote, pairs))}"
 
 
 def _text(fields: Fields) -> Text:

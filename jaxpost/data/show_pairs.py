@@ -13,7 +13,7 @@ from jaxpost.data.shapes import Preference, Prompt, Ranking, Unpaired, normalise
 from jaxpost.data.show import CLOSE, OPEN
 from jaxpost.data.stats import Asked
 from jaxpost.data.text import answered, pair_of, place
-from jaxpost.data.tokenizers import Tokenizer, Tokens, tokenise
+from jaxpost.data.tokenizers import Tokenizer, Tokens, align, tokenise
 from jaxpost.faults import Fault
 
 GOOD, BAD = "bold green", "bold red"
@@ -45,9 +45,11 @@ def show_compared(
     shown.append("\n").append(joined(answers[0][2][:common]), style="dim")
     for name, style, parts in answers:
         shown.append(f"\n{name}\n", style="bold")
-        for part in parts[common:]:
-            trained = part.trained and part.text
-            shown.append(f"{OPEN}{part.text}{CLOSE}" if trained else part.text, style=style if trained else "dim")
+        end = _end(tokenizer, parts)
+        for i, part in enumerate(parts[common:], common):
+            written = part.text + (end if i == len(parts) - 1 else "")
+            trained = part.trained and written
+            shown.append(f"{OPEN}{written}{CLOSE}" if trained else written, style=style if trained else "dim")
     return shown
 
 
@@ -66,6 +68,13 @@ def _answers(row: Any, columns: Mapping[str, str] | None, tokenizer: Tokenizer) 
             for i in order
         ]
     raise Fault(f"{place(row)}: no preference, ranking, labelled answer or prompt")
+
+
+def _end(tokenizer: Tokenizer, parts: tuple[Part, ...]) -> str:
+    """The eos, where one is put behind a text that does not hold it."""
+    tokens, spans = align(tokenizer, parts)
+    put = tokens.ids[-1] == tokenizer.eos and spans[-1, 0] == spans[-1, 1]
+    return tokenizer.piece(int(tokens.ids[-1])) if put else ""
 
 
 def _common(answers: Sequence[tuple[Part, ...]]) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from jaxpost.data.blend import Blend
 from jaxpost.data.cache import TOGETHER, Track, quiet
 from jaxpost.data.chat import Template
 from jaxpost.data.cleaning import Cleaning, left_out
@@ -66,7 +67,8 @@ def kind_of(rows: Sequence[Any], columns: Mapping[str, str] | None = None) -> st
 @dataclass(frozen=True)
 class Stats:
     """`sizes` are the tokens of each row. `compared` rows were searched for near duplicates, of which there were
-    `near`; `packed` is what the lanes of one epoch of batches do, one after the other."""
+    `near`; `packed` is what the lanes of one epoch of batches do, one after the other. `parts` are the sources of a
+    mixture: the name of each, what it is, and how many rows of it an epoch holds."""
 
     kind: str
     sizes: np.ndarray
@@ -77,6 +79,7 @@ class Stats:
     packed: tuple[Counts, ...]
     seq_len: int
     packing: str
+    parts: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -100,14 +103,18 @@ def as_groups(
     track: Track = quiet,
 ) -> Sequence[Group]:
     """The rows as tokens: themselves if they are, else tokenised and held in memory."""
-    if isinstance(rows[0], Group):
+    if _are_groups(rows):
         return rows
-    if isinstance(rows[0], Tokens):
-        return [Group((tokens,)) for tokens in rows]
     each = (rows[i] for i in range(len(rows)))
     together = iter(lambda: list(islice(each, TOGETHER)), [])
     groups = (group for some in together for group in read(some, unit, tokenizer, columns, train_on))
     return list(track(groups, len(rows), "tokenising rows"))
+
+
+def _are_groups(rows: Sequence[Any]) -> bool:
+    if isinstance(rows, Blend):  # each source of it is one thing or another
+        return all(map(_are_groups, rows.sources.values()))
+    return isinstance(rows[0], Group)
 
 
 def gather(
@@ -127,7 +134,15 @@ def gather(
     exact, near, compared = (0, 0, 0) if kind == "tokens" else _said_twice(rows, columns, track)
     packer = loader(groups)
     packed = tuple(track(packer.survey(), packer.batch, "packing lanes"))
-    return Stats(kind, sizes, trained, exact, near, compared, packed, packer.seq_len, packer.packing)
+    return Stats(
+        kind, sizes, trained, exact, near, compared, packed, packer.seq_len, packer.packing, _parts(rows, columns)
+    )
+
+
+def _parts(rows: Sequence[Any], columns: Mapping[str, str] | None) -> tuple[tuple[str, str, int], ...]:
+    if not isinstance(rows, Blend):
+        return ()
+    return tuple((name, kind_of(rows.sources[name], columns), n) for name, n in rows.quotas.items() if n)
 
 
 def _said_twice(rows: Sequence[Any], columns: Mapping[str, str] | None, track: Track) -> tuple[int, int, int]:
@@ -163,8 +178,11 @@ def table(stats: Stats) -> Table:
 
 def _lines(stats: Stats) -> Iterator[tuple[str, str]]:
     counts, rows, sizes = stats.counts, len(stats.sizes), stats.sizes
-    shape = KNOWN.get(stats.kind, {"task": "worded tasks", "tokens": "token ids"}.get(stats.kind, ""))
-    yield "rows", f"{rows:,} of {shape}"
+    if stats.parts:
+        each = (f"{name}: {n:,} of {_shape(kind)} ({100 * n / rows:.1f} %)" for name, kind, n in stats.parts)
+        yield "rows", "\n".join([f"{rows:,}", *each])
+    else:
+        yield "rows", f"{rows:,} of {_shape(stats.kind)}"
     middle, most = np.percentile(sizes, (50, 95))
     yield (
         "tokens",
@@ -185,6 +203,10 @@ def _lines(stats: Stats) -> Iterator[tuple[str, str]]:
         f"{counts.rows:,} rows of {stats.seq_len:,}, {100 * counts.fill:.1f} % full: {stats.batches:,} batches of "
         f"{len(stats.packed)} an epoch",
     )
+
+
+def _shape(kind: str) -> str:
+    return KNOWN.get(kind, {"task": "worded tasks", "tokens": "token ids"}.get(kind, ""))
 
 
 def histogram(stats: Stats, width: int = 40) -> Text:

@@ -10,7 +10,7 @@ from jaxpost.data.parts import Part
 from jaxpost.data.tasks import Example, Row
 from jaxpost.faults import Fault
 
-__all__ = ["STOP", "Part", "as_prompt", "chat_prompt", "pair_of", "parts_of", "place"]
+__all__ = ["STOP", "Part", "as_prompt", "chat_prompt", "pair_of", "parts_of", "place", "unlearnt"]
 
 BUILT_IN = BuiltIn()
 Parts = tuple[Part, ...]
@@ -53,6 +53,11 @@ def pair_of(
     where, said = place(row), shapes.normalise(row, columns)
     if not isinstance(said, shapes.Preference):
         raise Fault(f"{where}: no preference: a row needs the fields chosen and rejected, and a prompt or none")
+    return compared(said, template, where)
+
+
+def compared(said: shapes.Preference, template: Template | None, where: str) -> tuple[Parts, Parts]:
+    """The two answers of a preference, each behind the same prompt."""
     chosen, rejected = (answered(said.prompt, answer, template, where) for answer in (said.chosen, said.rejected))
     if not isinstance(said.prompt, str) or chosen[0].text == rejected[0].text:
         return chosen, rejected
@@ -66,6 +71,11 @@ def answered(prompt: Any, completion: Any, template: Template | None, where: str
     if isinstance(prompt, str):
         return Part(as_prompt(prompt, completion), False), Part(completion, True, opens=True)
     return (template or BUILT_IN).parts([*prompt, *completion], since=len(prompt), where=f"{where}: messages")
+
+
+def unlearnt(parts: Parts) -> int:
+    """How many turns of the assistant are only read, though nothing but the template keeps them from being trained."""
+    return sum(part.unlearnt for part in parts)
 
 
 def as_prompt(prompt: str, completion: str = "") -> str:

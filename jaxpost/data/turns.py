@@ -6,7 +6,9 @@ far, rendered up to where the assistant speaks), and ends with its end-of-turn t
 turn counts if the conversation up to it, rendered by itself, is the beginning of the whole.
 
 A template may rewrite earlier turns once later ones follow (Qwen3 drops their thinking). Such a turn does not read as
-it was spoken; it is context, and is not trained.
+it was spoken; it is context, and is not trained. A turn after the last question is part of the answer that is being
+given: there, what a template writes only around the turn it ends with (an empty block of thoughts) is not missed where
+others follow, and the turn is what the whole conversation shows of it.
 """
 
 import os
@@ -15,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from jaxpost.data.jinja import Jinja
+from jaxpost.data.jinja import REASONING, Jinja
 from jaxpost.faults import Fault
 
 Messages = Sequence[Mapping[str, Any]]
 FEW = 3  # up to so many turns of the assistant, rendering every prefix is as fast as the one pass over all
 WORDS = ("qaz", "wsx", "edc", "rfv")  # a conversation from which a template's ways are learnt
+MARK = "qzjxw"  # stands where words of a message begin
+ANSWER = "<tool_response>"  # what a user's message begins with that is the answer of a tool
 ADVICE = "put {% generation %} and {% endgeneration %} around what it writes for the assistant, or give a response text"
 
 
@@ -54,7 +58,7 @@ class Turns:
         """The assistant's turns in `text`, which is the conversation rendered."""
         spoken = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if self._forgets:
-            asked = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+            asked = _asked(messages)
             spoken = [i for i in spoken if i > asked] or spoken[-1:]
         turns = self._by_words(messages, tools, text, spoken, where) if len(spoken) > FEW else None
         return self._by_prefixes(messages, tools, text, spoken, where) if turns is None else turns
@@ -73,7 +77,7 @@ class Turns:
     def _by_prefixes(
         self, messages: Messages, tools: Messages, text: str, spoken: Sequence[int], where: str, stop: str | None = None
     ) -> list[Turn]:
-        turns = []
+        turns, asked = [], _asked(messages)
         stop = self.stop if stop is None else stop
         for i in spoken:
             before = self._before(messages[:i], tools, where)
@@ -82,8 +86,16 @@ class Turns:
                 shared = self._shared(after, text)
                 says = shared > len(before) and not self._words(after[shared:])
                 start = len(before) + (self._header(text) if not before else 0)
-                turns.append(Turn(i, start, self._end(text, start, shared, stop) if says else start))
-            elif i == spoken[-1]:
+                if says:
+                    turns.append(Turn(i, start, self._end(text, start, shared, stop)))
+                elif i > asked and self._words(after[len(before) :]):
+                    turns.append(self._shown(messages, tools, text, i, start, stop, after[len(before) :], where))
+                else:
+                    turns.append(Turn(i, start, start))
+            elif i > asked and (start := self._words_begin(messages, tools, text, i, before, where)) is not None:
+                after = self._jinja.render(messages[: i + 1], tools, where=where).text
+                turns.append(self._shown(messages, tools, text, i, start, stop, after[start:], where))
+            elif i > asked or i == spoken[-1]:
                 at = len(os.path.commonprefix([before, text]))
                 raise Fault(
                     f"{where}: what {self._jinja.name} renders before messages[{i}], which is what a sampler sees, is "
@@ -91,6 +103,57 @@ class Turns:
                     f"{text[at : at + 30]!r}); {ADVICE}"
                 )
         return turns
+
+    def _shown(
+        self, messages: Messages, tools: Messages, text: str, i: int, start: int, stop: str, alone: str, where: str
+    ) -> Turn:
+        """What the whole conversation shows of a turn from `start` on, where it is not what the turn reads as when it
+        is the last (`alone`): to the last end-of-turn token before the next message's words. Empty if words of the
+        turn are gone."""
+        found = self._special.findall(alone)
+        stop = stop or (found[-1] if found else "")
+        limit = self._next_words(messages, tools, text, i, where)
+        ended = [
+            at for each in (stop, *found[-1:]) if each and (at := text.rfind(each, start, limit) + len(each)) > start
+        ]
+        if not ended or limit <= start:
+            raise Fault(
+                f"{where}: messages[{i}] reads otherwise in the whole conversation than where {self._jinja.name} ends "
+                f"with it, and where it ends there cannot be told; {ADVICE}"
+            )
+        kept = all(words in text[start : ended[0]] for words in _said(messages[i]) if words in alone)
+        return Turn(i, start, ended[0] if kept else start)
+
+    def _next_words(self, messages: Messages, tools: Messages, text: str, i: int, where: str) -> int:
+        """Where in the text the words of the message after this one begin, or 0: up to there the text stays the same
+        when they are others."""
+        if i + 1 == len(messages):
+            return len(text)
+        following = messages[i + 1]
+        begin = ANSWER if following["content"].startswith(ANSWER) else ""  # it must stay no question
+        calls = [_renamed(call) for call in following.get("tool_calls") or () if isinstance(call, Mapping)]
+        for change in ({"content": begin + MARK + following["content"][len(begin) :]}, {"tool_calls": calls}):
+            try:
+                other = [*messages[: i + 1], {**following, **change}, *messages[i + 2 :]]
+                frame = self._jinja.render(other, tools, where=where).text
+            except Fault:
+                continue
+            if frame != text:
+                return len(os.path.commonprefix([frame, text]))
+        return 0
+
+    def _words_begin(
+        self, messages: Messages, tools: Messages, text: str, i: int, before: str, where: str
+    ) -> int | None:
+        """Where a turn's words begin behind its header, if the sampler's prompt goes on from there with what the whole
+        conversation does not show (an empty block of thoughts, where thinking is off)."""
+        other = [*messages[:i], {**messages[i], "content": MARK + messages[i]["content"]}, *messages[i + 1 :]]
+        try:
+            at = self._jinja.render(other, tools, where=where).text.find(MARK)
+            head = self._jinja.render(messages[:i], tools, where=where).text
+        except Fault:
+            return None
+        return at if at > len(head) and text[:at] == before[:at] and text.startswith(head) else None
 
     def _header(self, text: str) -> int:
         """How much of a text that begins with the assistant's turn is its header, where no prompt shows that."""
@@ -191,3 +254,26 @@ class Turns:
         first = run.group().find(stop) if stop else -1
         kept = first + len(stop) if first >= 0 else len(run.group().rstrip())
         return near + run.start() + kept
+
+
+def _asked(messages: Messages) -> int:
+    """The last question. What a tool answers is none, though some data has the user say it."""
+    return max(
+        (i for i, m in enumerate(messages) if m["role"] == "user" and not m["content"].startswith(ANSWER)), default=-1
+    )
+
+
+def _said(message: Mapping[str, Any]) -> list[str]:
+    """The words of a turn, thoughts and names of calls among them, as far as any template leaves them in one piece."""
+    thoughts = [message[name] for name in REASONING if isinstance(message.get(name), str)]
+    calls = [call.get("function") or call for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+    names = [str(call.get("name", "")) for call in calls if isinstance(call, Mapping)]
+    pieces = [*re.split(r"</?think(?:ing)?>", message["content"]), *thoughts, *names]
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def _renamed(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same call of something else."""
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _renamed(call["function"])}
+    return {**call, "name": MARK + str(call.get("name", ""))}

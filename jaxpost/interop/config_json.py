@@ -23,7 +23,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 
 @dataclass(frozen=True)
-class Fields:
+class ConfigFields:
     """The fields of one object in one file. `within` is what its names are prefixed with in what is said of them."""
 
     file: Path
@@ -33,9 +33,9 @@ class Fields:
     def fault(self, name: str, needed: str) -> Fault:
         return Fault(f"{self.file}: {self.within}{name} is {json.dumps(self.values.get(name))}; {needed}")
 
-    def silent(self, defaults: Mapping[str, Any]) -> "Fields":
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "ConfigFields":
         """The same with what is meant where the file says nothing."""
-        return Fields(self.file, {**defaults, **self.values}, self.within)
+        return ConfigFields(self.file, {**defaults, **self.values}, self.within)
 
     def size(self, name: str, default: int | None = None) -> int:
         value = self.values.get(name)
@@ -65,16 +65,16 @@ class Fields:
             raise self.fault(name, "it must be true or false")
         return default if value is None else value
 
-    def inside(self, name: str) -> "Fields | None":
+    def inside(self, name: str) -> "ConfigFields | None":
         """The object of that name, if there is one."""
         value = self.values.get(name)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.fault(name, "it must be an object")
-        return Fields(self.file, value, f"{self.within}{name}.")
+        return ConfigFields(self.file, value, f"{self.within}{name}.")
 
-    def only(self, name: str, value: Any) -> None:
+    def require(self, name: str, value: Any) -> None:
         if self.values.get(name) not in (None, value):
             raise self.fault(name, f"the decoder can only serve {json.dumps(value)}")
 
@@ -85,7 +85,7 @@ class Fields:
         return _ACTIVATIONS[value]
 
 
-def opened(directory: Path) -> Fields:
+def opened(directory: Path) -> ConfigFields:
     """A directory's config.json; what cannot be one, or is of a quantised checkpoint, is a `Fault`."""
     file = directory / CONFIG
     if not directory.is_dir():
@@ -105,10 +105,10 @@ def opened(directory: Path) -> Fields:
             f"{file}: quantization_config says that the weights are quantised ({method or 'how, it does not say'}); "
             "take the model that it was made from, and quantise that when it is loaded (quant='int8')"
         )
-    return Fields(file, values)
+    return ConfigFields(file, values)
 
 
-def sizes(fields: Fields) -> dict[str, Any]:
+def sizes(fields: ConfigFields) -> dict[str, Any]:
     """The fields of `Decoder` that nearly all families spell alike."""
     heads, d = fields.size("num_attention_heads"), fields.size("hidden_size")
     kv_heads = fields.size("num_key_value_heads", heads)
@@ -151,7 +151,7 @@ def activation_name(activation: Activation) -> str:
     return "gelu_pytorch_tanh" if activation == "gelu_tanh" else activation
 
 
-def dtype(fields: Fields) -> str:
+def dtype(fields: ConfigFields) -> str:
     """Version 5 says dtype, version 4 torch_dtype; nothing means float32, as there."""
     name = "dtype" if fields.values.get("dtype") is not None else "torch_dtype"
     value = fields.values.get(name)
@@ -162,7 +162,7 @@ def dtype(fields: Fields) -> str:
     return value
 
 
-def kinds(fields: Fields, layers: int, windowed: Sequence[bool]) -> list[bool]:
+def kinds(fields: ConfigFields, layers: int, windowed: Sequence[bool]) -> list[bool]:
     """Which layers see a window only: as `layer_types` says, or else as given."""
     types = fields.values.get("layer_types")
     if types is None:

@@ -6,23 +6,21 @@ A directory that `save` wrote loads in transformers 4 and 5 and gives the same l
 
 import dataclasses
 import math
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxpost import trees
 from jaxpost.arrays import Tree
 from jaxpost.data.tokenizers import Tokenizer
+from jaxpost.data.tokenizers.directory import KEPT
 from jaxpost.faults import Fault
 from jaxpost.interop import config_json, families, hub, names, saving, weights
 from jaxpost.interop.families import Family
-from jaxpost.interop.listing import listed, said
+from jaxpost.interop.listing import faults_in_words, listed
 from jaxpost.interop.loading import STRIP, Report, placed
 from jaxpost.interop.weights import Tensor
 from jaxpost.models.architecture import Decoder, specs
@@ -55,9 +53,9 @@ def load(
         raise ValueError(f"shardings say nothing about {listed(lost)}; make them from all of the model's specs")
     with weights.Checkpoint(directory) as checkpoint:
         there = {known: t for name, t in checkpoint.tensors.items() if (known := family.canonical(name)) is not None}
-        parts = names.parts(family, config, there)
-        _check(directory, there, names.shapes(parts), family if config.tied else None)
-        arrays = placed(there, parts, wanted, places, report)
+        slots = names.parts(family, config, there)
+        _check(directory, there, names.shapes(slots), family if config.tied else None)
+        arrays = placed(there, slots, wanted, places, report)
     return config, trees.unflatten(dict.fromkeys(flat_specs) | arrays)
 
 
@@ -77,30 +75,28 @@ def save(
     kind or none, so where some slots are filled the others are written as zeros.
 
     All of it is written beside the directory first and put in its place at the end: whatever fails before leaves what
-    stood there as it was. Other files of a model directory that is replaced (a tokenizer, a chat template) stay. In a
-    run of several processes all call this, and the first writes. `report(done, total)` is called after every tensor
-    with bytes.
+    stood there as it was. Other files of a model directory that is replaced stay, those of its tokenizer (the chat
+    template is one) only if no `tokenizer` is given. In a run of several processes all call this, the first writes,
+    and all raise if it cannot. `report(done, total)` is called after every tensor with bytes.
     """
     directory = Path(directory).resolve()
     family, config, leaves = _prepared(config, params, dtype)
-    if jax.process_index() > 0:
-        for _ in saving.tensors(family, config, leaves):
-            pass
-    else:
-        shapes = names.shapes(names.parts(family, config))
-        stored = _reported(saving.tensors(family, config, leaves), shapes, config, report)
+    shapes = names.shapes(names.parts(family, config))
+    fetched = saving.tensors(family, config, leaves)
+    stored = _reported(fetched, shapes, config, report)
 
-        def write(to: Path) -> None:
-            # Said even where there is none: transformers' own defaults may lie outside of the vocabulary.
-            special = {f"{name}_token_id": getattr(tokenizer, name, None) for name in ("bos", "eos", "pad")}
-            if tokenizer is not None:
-                tokenizer.save(to)
-            families.write(to, config, special)
-            weights.write(to, shapes, np.dtype(config.dtype), stored, shard_bytes)
+    def write(to: Path) -> None:
+        # Said even where there is none: transformers' own defaults may lie outside of the vocabulary.
+        special = {f"{name}_token_id": getattr(tokenizer, name, None) for name in ("bos", "eos", "pad")}
+        if tokenizer is not None:
+            tokenizer.save(to)
+        families.write(to, config, special)
+        weights.write(to, shapes, np.dtype(config.dtype), stored, shard_bytes)
 
-        _written_beside(directory, write)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("saved")
+    # First of all: where it cannot be saved, gathering the parameters is for nothing.
+    saving.by_the_first_process(directory, lambda: saving.check_target(directory))
+    without = () if tokenizer is None else KEPT
+    saving.by_the_first_process(directory, lambda: saving.written_beside(directory, write, without), fetched)
 
 
 def tensors(config: Decoder, params: Tree, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -154,7 +150,7 @@ def _check(
             if name in there and there[name].shape != expected
         ],
     }
-    if wrong := said(faults):
+    if wrong := faults_in_words(faults):
         raise Fault(f"{directory}: the tensors do not fit config.json: {wrong}")
 
 
@@ -179,22 +175,3 @@ def _reported(
         done += array.nbytes
         if report:
             report(done, total)
-
-
-def _written_beside(directory: Path, write: Callable[[Path], None]) -> None:
-    """What `write` makes of a directory, in its place only when all of it is there."""
-    empty = directory.is_dir() and not any(directory.iterdir())
-    if directory.exists() and not ((directory / config_json.CONFIG).is_file() or empty):
-        raise Fault(f"{directory}: exists and holds no model; save into a new or empty directory, or over a model")
-    partial = directory.with_name(f".{directory.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # left there by a save that was killed
-        partial.mkdir(parents=True)
-        try:
-            write(partial)
-            saving.replaced(directory, partial)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise Fault(f"{directory}: the model could not be saved ({reason}); what stood there is untouched") from error

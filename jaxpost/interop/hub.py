@@ -9,9 +9,12 @@ from jaxpost.data.sources import remote
 from jaxpost.data.tokenizers.directory import KEPT
 from jaxpost.faults import Fault
 from jaxpost.interop.config_json import CONFIG
+from jaxpost.interop.weights import INDEX, SINGLE, promises
 
 _REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+_SMALL = (CONFIG, *KEPT, INDEX)
+"""What is always fetched. Names are exact: beside them lie the same weights in other formats and under other names
+(consolidated.safetensors, original/, onnx/)."""
 
 
 def is_elsewhere(name: str) -> bool:
@@ -34,11 +37,14 @@ def directory(name: str, weights: bool = True) -> Path:
     return _repository(found["name"], found["revision"], weights)
 
 
+def _weights(directory: Path) -> tuple[str, ...]:
+    """Which files the weights are in, where the small ones have been fetched: the index says how shards are named."""
+    return SINGLE, *dict.fromkeys(promises(directory).values())
+
+
 @cache
 def _remote(url: str, weights: bool) -> Path:
-    """The files of the first level: those below are other formats' (original/, onnx/). What is left out without the
-    weights are model*, pytorch_model* and flax_model*."""
-    return remote.downloaded(f"{url}/*" if weights else f"{url}/[!mpf]*")
+    return remote.downloaded(url, (*_SMALL, *_weights(_remote(url, False))) if weights else _SMALL)
 
 
 @cache
@@ -50,7 +56,7 @@ def _repository(name: str, revision: str | None, weights: bool) -> Path:
             f"{name}: no such directory here, and to fetch it from the Hugging Face hub huggingface_hub is needed: "
             "pip install 'jaxpost[hf]'"
         ) from error
-    patterns = [CONFIG, *KEPT, *(_WEIGHTS if weights else ())]
+    patterns = [*_SMALL, *(_weights(_repository(name, revision, False)) if weights else ())]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as error:

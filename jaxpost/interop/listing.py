@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 _NUMBER = re.compile(r"(?<=layers\.)\d+(?=\.)|(?<=\.h\.)\d+(?=\.)")
 
 
-def said(faults: Mapping[str, Sequence[str]]) -> str:
+def faults_in_words(faults: Mapping[str, Sequence[str]]) -> str:
     """How many names there are of each kind, and which."""
     return "; ".join(f"{len(found)} {what}: {listed(found)}" for what, found in faults.items() if found)
 

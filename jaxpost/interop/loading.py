@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from jaxpost.arrays import Array
-from jaxpost.interop.names import Part, copy, selected
+from jaxpost.interop.names import Slot, copy, selected
 from jaxpost.interop.weights import Tensor
 from jaxpost.params import ParamSpec
 
@@ -28,8 +28,8 @@ READERS = min(8, 2 * (os.cpu_count() or 1))
 STRIP = 4 * 2**20  # bytes that a reader asks for at once
 _ALIGNED = 64  # bytes; what XLA asks of memory that it is to use as it lies
 
-Rows = slice | np.ndarray
-"""Some rows (or columns) of a matrix: those between two, or those of given numbers in rising order."""
+Span = slice | np.ndarray
+"""Which rows (or columns) of a matrix: those between two, or those of given numbers in rising order."""
 
 Report = Callable[[int, int], None]
 """Called with how many bytes of the checkpoint have been placed, and of how many."""
@@ -37,7 +37,7 @@ Report = Callable[[int, int], None]
 
 def placed(
     tensors: Mapping[str, Tensor],
-    parts: Sequence[Part],
+    slots: Sequence[Slot],
     specs: Mapping[str, ParamSpec],
     places: Mapping[str, Any],
     report: Report | None = None,
@@ -45,20 +45,20 @@ def placed(
 ) -> dict[str, Array]:
     """All parameters by path, each on the devices that its place (a sharding; `None`: the default device) names.
 
-    Matrices are taken in the order of `parts` and put into place in it too; a process reads only those rows that its
+    Matrices are taken in the order of `slots` and put into place in it too; a process reads only those rows that its
     devices hold, and of columns little more.
     """
     shards = {path: _shards(spec, places[path]) for path, spec in specs.items()}
-    tasks = [(part, held) for part in parts if (held := [s for s in shards[part.path] if s.holds(part.index)])]
-    sizes = [tensors[part.name].dtype.itemsize * part.outer * max(part.inner, 1) for part, _ in tasks]
+    tasks = [(slot, held) for slot in slots if (held := [s for s in shards[slot.path] if s.holds(slot.index)])]
+    sizes = [tensors[slot.name].dtype.itemsize * slot.outer * max(slot.inner, 1) for slot, _ in tasks]
     done, total = 0, sum(sizes)
     with ThreadPoolExecutor(readers, "load") as pool:
         waiting: deque[tuple[int, Future]] = deque()
         upcoming = iter(zip(sizes, tasks, strict=True))
 
         def submit() -> None:
-            for size, (part, held) in upcoming:
-                waiting.append((size, pool.submit(_read, tensors[part.name], part, held)))
+            for size, (slot, held) in upcoming:
+                waiting.append((size, pool.submit(_read, tensors[slot.name], slot, held)))
                 return
 
         try:
@@ -159,17 +159,17 @@ def _written(whole: Array, block: Array, at: Array) -> Array:
     return jax.lax.dynamic_update_slice(whole, block, lead + [jnp.int32(0)] * (whole.ndim - len(lead)))
 
 
-def _read(tensor: Tensor, part: Part, shards: Sequence[_Shard]) -> list[Callable[[], None]]:
+def _read(tensor: Tensor, slot: Slot, shards: Sequence[_Shard]) -> list[Callable[[], None]]:
     """One matrix into all shards that have some of it: strips of the stored tensor, each read once for all."""
-    upright = part.upright and part.inner > 0
-    down, right = (0, part.start) if upright else (part.start, 0)
-    down += (part.expert or 0) * (tensor.shape[-2] if len(tensor.shape) > 1 else 1)
+    input_major = slot.input_major and slot.inner > 0
+    down, right = (0, slot.start) if input_major else (slot.start, 0)
+    down += (slot.expert or 0) * (tensor.shape[-2] if len(tensor.shape) > 1 else 1)
     puts, aims = [], []
     for shard in shards:
-        target, put = shard.target(part.index)
+        target, put = shard.target(slot.index)
         puts.append(put)
-        # As the tensor lies: its rows are out axes, or in axes where it is upright.
-        aims.append((target, shard.inner, shard.outer) if upright else (target.T, shard.outer, shard.inner))
+        # As the tensor lies: its rows are out axes, or in axes where it is input_major.
+        aims.append((target, shard.inner, shard.outer) if input_major else (target.T, shard.outer, shard.inner))
     first, last = _hull([rows for _, rows, _ in aims])
     left, end = _hull([columns for _, _, columns in aims])
     step = max(1, STRIP // max(1, tensor.columns * tensor.dtype.itemsize))
@@ -183,7 +183,7 @@ def _read(tensor: Tensor, part: Part, shards: Sequence[_Shard]) -> list[Callable
     return puts
 
 
-def _overlap(rows: Rows, begin: int, stop: int) -> tuple[slice, Rows]:
+def _overlap(rows: Span, begin: int, stop: int) -> tuple[slice, Span]:
     """Which of a shard's rows are in a strip, and where in the strip they are."""
     if isinstance(rows, slice):
         low, high = max(rows.start, begin), max(min(rows.stop, stop), max(rows.start, begin))
@@ -192,13 +192,13 @@ def _overlap(rows: Rows, begin: int, stop: int) -> tuple[slice, Rows]:
     return mine, rows[mine] - begin
 
 
-def _hull(ranges: Sequence[Rows]) -> tuple[int, int]:
+def _hull(ranges: Sequence[Span]) -> tuple[int, int]:
     starts = [rows.start if isinstance(rows, slice) else int(rows[0]) for rows in ranges]
     ends = [rows.stop if isinstance(rows, slice) else int(rows[-1]) + 1 for rows in ranges]
     return min(starts), max(ends)
 
 
-def _length(rows: Rows) -> int:
+def _length(rows: Span) -> int:
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 

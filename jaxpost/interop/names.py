@@ -2,13 +2,15 @@
 """Where each parameter of a decoder stands in the checkpoints of a family, and how it lies there.
 
 There, layers and experts are apart, every tensor has at most two axes (three where it holds all experts), and a matrix
-is `[out, in]`, or `[in, out]` if the family says upright. Shapes follow from the specs; families say only names.
+is `[out, in]`, or `[in, out]` if the family's `input_major` has it. Shapes follow from the specs, names alone from
+the families.
 """
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,87 +23,96 @@ _OUTSIDE = ("embed", "positions", "norm", "norm_bias", "head")  # of all blocks,
 
 
 @dataclass(frozen=True)
-class Part:
-    """One matrix (or vector) of a parameter, `index` on its lead axes: `[inner, outer]`, `inner` 0 for a vector. In the
-    tensor `name` it begins at `start` on the out axis, behind the parts of the others that share the tensor; `expert`
-    is its index there if the tensor holds all experts."""
+class Slot:
+    """Where one matrix (or vector) of a parameter is stored: that of `index` on its lead axes, `[inner, outer]`,
+    `inner` 0 for a vector. In the tensor `name` it begins at `start` on the out axis, behind the others that share the
+    tensor; `expert` is its index there if the tensor holds all experts."""
 
     path: str
     index: tuple[int, ...]
     name: str
     inner: int
     outer: int
-    start: int
-    upright: bool
+    input_major: bool
     expert: int | None = None
+    start: int = 0
 
 
-def parts(family: Family, config: Decoder, there: Collection[str] = ()) -> list[Part]:
-    """All matrices of a decoder in the order in which they are stored, layer by layer. `there` are the names that a
-    checkpoint has, if it is read: where one of the family's other names is among them it is that one."""
+def parts(family: Family, config: Decoder, there: Collection[str] = ()) -> list[Slot]:
+    """The slots of all matrices of a decoder in the order in which they are stored, layer by layer. `there` are the
+    names that a checkpoint has, if it is read: where one of the family's other names is among them it is that one."""
     flat = {path: spec for path, spec in trees.flatten(specs(config)).items() if not spec.optional}
-    ends: dict[tuple[str, int | None], int] = {}
-    made = [part for path in _OUTSIDE[:2] for part in _of(family, flat, path, path, {}, 0, there, ends)]
     where = {n: (block, at) for block, numbers in blocks(config).items() for at, n in enumerate(numbers)}
-    inside = dict.fromkeys(key.replace("experts/", "mlp/") for key in family.tensors if key not in _OUTSIDE)
-    for number in range(config.layers):
-        block, at = where[number]
+
+    def slots(key: str, path: str, layer: int, lead: Mapping[str, int]) -> Iterable[Slot]:
+        return _of(family, key, path, flat[path], layer, lead, there) if path in flat else ()
+
+    made = [slot for key in _OUTSIDE[:2] for slot in slots(key, key, 0, {})]
+    for layer in range(config.layers):
+        block, at = where[layer]
         lead = {"l": at} if is_stacked(block) else {}
-        for inner in inside:
-            made += _of(family, flat, f"{block}/{inner}", inner, lead, number, there, ends)
-    return made + [p for path in _OUTSIDE[2:] for p in _of(family, flat, path, path, {}, 0, there, ends)]
+        for key, path in _inside(family, block, flat):
+            made += slots(key, path, layer, lead)
+    return _in_line(made + [slot for key in _OUTSIDE[2:] for slot in slots(key, key, 0, {})])
+
+
+def _inside(family: Family, block: str, flat: Collection[str]) -> list[tuple[str, str]]:
+    """The table's keys that are of such a block, and the parameters' paths. An MLP is either dense, with keys
+    `mlp/...`, or a mixture, with keys `experts/...`; its parameters are called `mlp/...` in both."""
+    own, other = ("experts/", "mlp/") if f"{block}/mlp/router" in flat else ("mlp/", "experts/")
+    keys = [key for key in family.tensors if key not in _OUTSIDE and not key.startswith(other)]
+    return [(key, f"{block}/" + ("mlp/" + key.removeprefix(own) if key.startswith(own) else key)) for key in keys]
 
 
 def _of(
     family: Family,
-    flat: Mapping[str, ParamSpec],
-    path: str,
     key: str,
-    lead: Mapping[str, int],
+    path: str,
+    spec: ParamSpec,
     layer: int,
+    lead: Mapping[str, int],
     there: Collection[str],
-    ends: dict[tuple[str, int | None], int],
-) -> Iterable[Part]:
-    """The matrices of one parameter that are of one layer; none where the decoder has no such parameter."""
-    if path not in flat:
-        return
-    spec = flat[path]
+) -> Iterable[Slot]:
+    """One layer's matrices of a parameter, all with `start` 0."""
     inner, outer = math.prod(spec.sizes(1)) if spec.sizes(1) else 0, math.prod(spec.sizes(2))
-    count = spec.sizes(0)[spec.groups[0].index("e")] if "e" in spec.groups[0] else 1
-    of_experts = key.replace("mlp/", "experts/")
-    key = of_experts if key.startswith("mlp/") and _of_mixture(path, flat) else key
+    of_experts = "e" in spec.groups[0]
     name = family.tensors[key]
     if (other := family.fused.get(key)) and other.format(layer=layer) in there:
         name = other
-    for expert in range(count):
+    for expert in range(spec.sizes(0)[spec.groups[0].index("e")] if of_experts else 1):
         index = tuple(({**lead, "e": expert})[letter] for letter in spec.groups[0])
-        within = expert if "e" in spec.groups[0] and "{expert}" not in name else None
+        within = expert if of_experts and "{expert}" not in name else None
         full = name.format(layer=layer, expert=expert)
-        start = ends.get((full, within), 0)
-        ends[full, within] = start + outer
-        yield Part(path, index, full, inner, outer, start, key in family.upright, within)
+        yield Slot(path, index, full, inner, outer, key in family.input_major, within)
 
 
-def _of_mixture(path: str, flat: Mapping[str, ParamSpec]) -> bool:
-    """Whether an MLP's parameter is one of a mixture, its router included."""
-    return path.rsplit("/", 1)[0] + "/router" in flat
+def _in_line(slots: Iterable[Slot]) -> list[Slot]:
+    """The same, those that share a tensor (or an expert's part of one) one behind the other in their order."""
+    ends: Counter[tuple[str, int | None]] = Counter()
+    placed = []
+    for slot in slots:
+        share = slot.name, slot.expert
+        placed.append(replace(slot, start=ends[share]))
+        ends[share] += slot.outer
+    return placed
 
 
-def shapes(made: Iterable[Part]) -> dict[str, tuple[int, ...]]:
-    """The tensors that parts make up, in their order."""
+def shapes(made: Iterable[Slot]) -> dict[str, tuple[int, ...]]:
+    """The tensors that slots make up, in their order."""
     found: dict[str, tuple[int, ...]] = {}
     for name, group in grouped(made).items():
-        last = max(group, key=lambda part: (part.expert or 0, part.start))
+        last = max(group, key=lambda slot: (slot.expert or 0, slot.start))
         out = last.start + last.outer
-        matrix = ((last.inner, out) if last.upright else (out, last.inner)) if last.inner else (out,)
+        matrix = ((last.inner, out) if last.input_major else (out, last.inner)) if last.inner else (out,)
         found[name] = matrix if last.expert is None else (last.expert + 1, *matrix)
     return found
 
 
-def grouped(made: Iterable[Part]) -> dict[str, list[Part]]:
-    groups: dict[str, list[Part]] = {}
-    for part in made:
-        groups.setdefault(part.name, []).append(part)
+def grouped(made: Iterable[Slot]) -> dict[str, list[Slot]]:
+    """By tensor."""
+    groups: dict[str, list[Slot]] = {}
+    for slot in made:
+        groups.setdefault(slot.name, []).append(slot)
     return groups
 
 
@@ -125,15 +136,15 @@ def copy(target: np.ndarray, source: np.ndarray, block: int = 64) -> None:
         target[start : start + step] = strip
 
 
-def tensor(group: Iterable[tuple[Part, np.ndarray]], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A stored tensor from its parts' matrices (`[inner, outer]`, or `[outer]`)."""
+def tensor(group: Iterable[tuple[Slot, np.ndarray]], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A stored tensor from the matrices of its slots (`[inner, outer]`, or `[outer]`)."""
     made = np.empty(shape, dtype)
-    for part, matrix in group:
-        whole = made if part.expert is None else made[part.expert]
-        out = slice(part.start, part.start + part.outer)
-        if part.inner and part.upright:
+    for slot, matrix in group:
+        whole = made if slot.expert is None else made[slot.expert]
+        out = slice(slot.start, slot.start + slot.outer)
+        if slot.inner and slot.input_major:
             copy(whole[:, out], matrix)
-        elif part.inner:
+        elif slot.inner:
             # Strips of the matrix's rows: what is read then lies together.
             copy(whole[out].T, matrix)
         else:

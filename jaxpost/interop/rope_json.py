@@ -8,20 +8,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxpost.interop.config_json import Fields
+from jaxpost.interop.config_json import ConfigFields
 from jaxpost.models.architecture import Decoder
 from jaxpost.models.rope import Dynamic, Linear, Llama3, Long, Rope, Yarn
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
-def read(fields: Fields, head_size: int, theta: float = 10000.0, partial: bool = False) -> Rope:
+def read(fields: ConfigFields, head_size: int, theta: float = 10000.0, partial: bool = False) -> Rope:
     """The rope of a model whose layers share one. `partial` models may turn a part of each head only."""
-    said = _or_none(fields, "rope_scaling") or _or_none(fields, "rope_parameters") or Fields(fields.file, {})
+    said = _or_none(fields, "rope_scaling") or _or_none(fields, "rope_parameters") or ConfigFields(fields.file, {})
     return of(said, fields, head_size, fields.number("rope_theta", theta), partial)
 
 
-def of(said: Fields, fields: Fields, head_size: int, theta: float, partial: bool = False) -> Rope:
+def of(said: ConfigFields, fields: ConfigFields, head_size: int, theta: float, partial: bool = False) -> Rope:
     """What one object says; `fields` are those of the whole file."""
     theta = said.number("rope_theta", theta)
     fraction = 1.0
@@ -30,20 +30,20 @@ def of(said: Fields, fields: Fields, head_size: int, theta: float, partial: bool
         if fraction > 1:
             raise said.fault("partial_rotary_factor", "it must be at most 1")
     else:
-        said.only("partial_rotary_factor", 1.0)
-        fields.only("partial_rotary_factor", 1.0)
+        said.require("partial_rotary_factor", 1.0)
+        fields.require("partial_rotary_factor", 1.0)
     if (size := Rope(fraction=fraction).size(head_size)) % 2:
         raise fields.fault("head_dim", f"rotary embeddings turn pairs, and {size} of {head_size} is odd")
     return Rope(theta, _scaling(said, fields, size), fraction)
 
 
-def _or_none(fields: Fields, name: str) -> Fields | None:
+def _or_none(fields: ConfigFields, name: str) -> ConfigFields | None:
     """The object of that name, if there is something in it."""
     found = fields.inside(name) if fields.values.get(name) else None
     return found if found is None or found.values else None
 
 
-def _scaling(said: Fields, fields: Fields, size: int) -> Linear | Dynamic | Llama3 | Yarn | Long | None:
+def _scaling(said: ConfigFields, fields: ConfigFields, size: int) -> Linear | Dynamic | Llama3 | Yarn | Long | None:
     name = "rope_type" if "rope_type" in said.values else "type"
     kind = said.values.get(name) or "default"
     if kind == "su" or (kind == "yarn" and "short_factor" in said.values):
@@ -51,6 +51,10 @@ def _scaling(said: Fields, fields: Fields, size: int) -> Linear | Dynamic | Llam
     longest = fields.size("max_position_embeddings")
     # Where it stands beside the object it comes first there, as in Phi-3's files.
     original = fields.size("original_max_position_embeddings", said.size("original_max_position_embeddings", longest))
+    if kind in ("yarn", "longrope") and not any(
+        f.values.get("original_max_position_embeddings") for f in (said, fields)
+    ):
+        said.number("factor")  # it follows from two lengths, or must be said
     match kind:
         case "default":
             return None
@@ -73,7 +77,7 @@ def _scaling(said: Fields, fields: Fields, size: int) -> Linear | Dynamic | Llam
     raise said.fault(name, f"known: {', '.join(KINDS)}")
 
 
-def _yarn(said: Fields, original: int, longest: int) -> Yarn:
+def _yarn(said: ConfigFields, original: int, longest: int) -> Yarn:
     factor = said.number("factor", longest / original)
     scale, scale_all = said.values.get("mscale"), said.values.get("mscale_all_dim")
     attention = _yarn_attention(factor)

@@ -135,20 +135,26 @@ def _files(directory: Path) -> dict[str, Path]:
     """In which file each tensor is said to be; a single file says nothing."""
     if (directory / SINGLE).is_file():
         return {"": directory / SINGLE}
-    index = directory / INDEX
-    if not index.is_file():
+    if not (directory / INDEX).is_file():
         other = sorted(path.name for pattern in ("*.bin", "*.pth", "*.gguf") for path in directory.glob(pattern))
         hint = f"; {other[0]} is in another format, convert it to safetensors" if other else ""
         raise Fault(f"{directory}: no weights, neither {SINGLE} nor {INDEX}{hint}")
-    try:
-        promised = {str(name): str(file) for name, file in json.loads(index.read_text("utf-8"))["weight_map"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Fault(f"{index}: no JSON object with a weight_map from tensors to files ({error!r})") from error
+    promised = promises(directory)
     absent = sorted({name for name in promised.values() if not (directory / name).is_file()})
     if absent:
         more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
         raise Fault(f"{directory}: {INDEX} names files that are not there: {', '.join(absent[:8])}{more}")
     return {name: directory / file for name, file in promised.items()}
+
+
+def promises(directory: Path) -> dict[str, str]:
+    """In which file each tensor is, as the directory's index says; nothing without an index."""
+    index = directory / INDEX
+    try:
+        text = index.read_text("utf-8") if index.is_file() else '{"weight_map": {}}'
+        return {str(name): str(file) for name, file in json.loads(text)["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Fault(f"{index}: no JSON object with a weight_map from tensors to files ({error!r})") from error
 
 
 def write(

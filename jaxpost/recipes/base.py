@@ -15,7 +15,9 @@ from jaxpost.arrays import Tree
 from jaxpost.data import tokenizers
 from jaxpost.data.sources.stored import note
 from jaxpost.data.tokenizers import Chat, Tokenizer, check_vocabulary
+from jaxpost.faults import Fault
 from jaxpost.interop import hf, hub
+from jaxpost.interop.config_json import DTYPES
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 
@@ -24,6 +26,8 @@ BUILT_IN = {"nano": Path(jaxpost.__file__).parent / "data" / "nano" / "base"}
 
 
 FORMATS = {"int8": quant.Int8()}
+SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""What types are called elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,31 @@ def directory(model: Pretrained, weights: bool = True) -> Path:
     return BUILT_IN[model.path] if model.path in BUILT_IN else hub.directory(model.path, weights)
 
 
+def dtype_named(name: str, where: str) -> str:
+    """The name in full of a type that models are computed in; empty stays so. Raises `Fault` for any other."""
+    name = SHORT.get(name, name)
+    if name and name not in DTYPES:
+        raise Fault(f"{where} is {name!r}; models are loaded and saved as one of {', '.join(DTYPES)}")
+    return name
+
+
+def _dtype(model: Model) -> str:
+    if isinstance(model, Fresh):
+        return dtype_named(model.model.dtype, "model.model.dtype")
+    return dtype_named(model.dtype, "model.dtype")
+
+
 def tokenizer_of(model: Model) -> Tokenizer:
+    _dtype(model)  # what cannot be loaded is not looked at either
     path = model.tokenizer if isinstance(model, Fresh) else directory(model, weights=False)
     return tokenizers.load(path, model.chat)
 
 
 def config_of(model: Model) -> Decoder:
     """Sizes and choices, without reading weights."""
-    if isinstance(model, Fresh):
-        return model.model
-    config = hf.read_config(directory(model, weights=False))
-    return replace(config, dtype=model.dtype) if model.dtype else config
+    dtype = _dtype(model)
+    config = model.model if isinstance(model, Fresh) else hf.read_config(directory(model, weights=False))
+    return replace(config, dtype=dtype) if dtype else config
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run learns from, as config: tasks worded as instructions, files of rows, or generated text."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+import glob
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import numpy as np
 
 from jaxpost.data import nano, sources
 from jaxpost.data.blend import Blend
 from jaxpost.data.mixtures import Division, Mixture, Proportional, Temperature, Weights, split_tasks
 from jaxpost.data.sources import remote, tfds
-from jaxpost.data.sources.record import files_of
+from jaxpost.data.sources.record import Rows, Span, common, files_of
 from jaxpost.data.tasks import Task
 from jaxpost.data.tokens import TokenRows
 from jaxpost.data.uniform import Renamed, Uniform
@@ -70,8 +75,65 @@ class Tasks:
         return Mixture(self.division().train, self.weighting, "straight", "test", seed, size=256)
 
 
+HOLD = 256  # rows kept from training where nothing is said, if they are no more than a tenth
+
+# The rows that a config's run trains on, while that run holds them, and what it is measured on beside them: files are
+# opened and looked through once, and what is held out fits what is trained on even if they change meanwhile.
+_TRAINED: WeakValueDictionary[Hashable, Rows] = WeakValueDictionary()
+_BESIDE: WeakKeyDictionary[Rows, Rows] = WeakKeyDictionary()
+
+
+class _Stored(ABC):
+    """Rows that lie on disk: those of `test` are held out, or else the last `hold` (not said: 256, or a tenth)."""
+
+    test: Any
+    hold: int | None
+    columns: Mapping[str, str] | None
+
+    @abstractmethod
+    def _key(self) -> Hashable:
+        """What decides which rows are read."""
+
+    @abstractmethod
+    def _train_rows(self) -> Rows: ...
+
+    @abstractmethod
+    def _test_rows(self) -> Rows: ...
+
+    @abstractmethod
+    def _meet(self) -> bool:
+        """Whether both may read the same rows, as far as their names say."""
+
+    def training(self, seed: int) -> Sequence[Any]:
+        rows = self._train_rows()
+        if self.test:
+            _BESIDE[rows] = _apart(rows, self._test_rows())
+        _TRAINED[self._key()] = rows
+        found = Uniform(rows, self.columns)
+        return found if self.test else _Slice(found, 0, _kept(found, self.hold, found.name))
+
+    def held_out(self, seed: int) -> Sequence[Any]:
+        trained = _TRAINED.get(self._key())
+        if not self.test:
+            rows = Uniform(self._train_rows() if trained is None else trained, self.columns)
+            return _Slice(rows, _kept(rows, self.hold, rows.name), len(rows))
+        if trained is not None:
+            return Uniform(_BESIDE[trained], self.columns)
+        # What is trained on need not be at hand where a model is measured, unless it may be the same.
+        rows = self._test_rows()
+        return Uniform(_apart(self._train_rows(), rows) if self._meet() else rows, self.columns)
+
+    def spans(self) -> tuple[list[Span], list[Span]]:
+        """Where the rows lie that are trained on, and those that are held out, while somebody holds the first."""
+        rows = _TRAINED[self._key()]
+        if self.test:
+            return list(rows.spans(0, len(rows))), list(_BESIDE[rows].spans(0, len(_BESIDE[rows])))
+        start = _kept(rows, self.hold, rows.name)
+        return list(rows.spans(0, start)), list(rows.spans(start, len(rows)))
+
+
 @dataclass(frozen=True)
-class Files:
+class Files(_Stored):
     """Rows of files: JSONL, JSON, CSV, TSV, Parquet, Arrow or text (a document a line), `.gz` and `.zst` too; one, a
     pattern, a directory of them or of a saved Hugging Face data set, here or at gs://, s3:// or https://; or several
     such, read as one.
@@ -83,35 +145,27 @@ class Files:
 
     train: str | tuple[str, ...]
     test: str | tuple[str, ...] = ""
-    hold: int = 256
+    hold: int | None = None
     columns: Mapping[str, str] | None = None
     split: str = ""
     test_split: str = ""
 
-    def training(self, seed: int) -> Sequence[Any]:
-        rows = Uniform(sources.read(self.train, self.split), self.columns)
-        return rows if self.test else _Slice(rows, 0, _kept(rows, self.hold, rows.name))
+    def _key(self) -> Hashable:
+        return repr((self.train, self.split, self.test, self.test_split))  # paths may come as a list
 
-    def held_out(self, seed: int) -> Sequence[Any]:
-        if self.test:
-            rows = Uniform(sources.read(self.test, self.test_split, ("validation", "test")), self.columns)
-            self._check_apart(rows)
-            return rows
-        rows = Uniform(sources.read(self.train, self.split), self.columns)
-        return _Slice(rows, _kept(rows, self.hold, rows.name), len(rows))
+    def _train_rows(self) -> Rows:
+        return sources.read(self.train, self.split)
 
-    def _check_apart(self, kept: Uniform) -> None:
-        """Raises if what measures the run is what it is trained on."""
-        parts = "[" in self.split + self.test_split  # whose rows may lie apart in the same files
-        if self.test == self.train and not parts and set(kept.files) & set(sources.read(self.train, self.split).files):
-            raise Fault(
-                f"data.test reads files that data.train reads, {kept.files[0]} among them; name another split in "
-                "data.test_split, or leave data.test empty, and the last rows are held out"
-            )
+    def _test_rows(self) -> Rows:
+        return sources.read(self.test, self.test_split, ("validation", "test"))
+
+    def _meet(self) -> bool:
+        train, test = _roots(self.train), _roots(self.test)
+        return any(one.is_relative_to(other) or other.is_relative_to(one) for one in train for other in test)
 
 
 @dataclass(frozen=True)
-class Tfds:
+class Tfds(_Stored):
     """A data set that TensorFlow Datasets prepared (as array_record or tfrecord) below `data_dir`, read without
     TensorFlow: `name[/config][:version]`, the newest version where none is given.
 
@@ -122,20 +176,25 @@ class Tfds:
     data_dir: str
     split: str = "train"
     test: str = ""
-    hold: int = 256
+    hold: int | None = None
     columns: Mapping[str, str] | None = None
 
-    def _read(self, split: str) -> Uniform:
+    def _key(self) -> Hashable:
+        return self.data_dir, self.name, self.split, self.test
+
+    def _train_rows(self) -> Rows:
+        return self._read(self.split)
+
+    def _test_rows(self) -> Rows:
+        return self._read(self.test)
+
+    def _read(self, split: str) -> Rows:
         data_dir = remote.downloaded(self.data_dir) if remote.is_remote(self.data_dir) else self.data_dir
-        return Uniform(sources.TfdsRows(tfds.find(data_dir, self.name), split), self.columns)
+        return sources.TfdsRows(tfds.find(data_dir, self.name), split)
 
-    def training(self, seed: int) -> Sequence[Any]:
-        rows = self._read(self.split)
-        return rows if self.test else _Slice(rows, 0, _kept(rows, self.hold, rows.name))
-
-    def held_out(self, seed: int) -> Sequence[Any]:
-        rows = self._read(self.test or self.split)
-        return rows if self.test else _Slice(rows, _kept(rows, self.hold, rows.name), len(rows))
+    def _meet(self) -> bool:
+        train, test = ({part.partition("[")[0] for part in split.split("+")} for split in (self.split, self.test))
+        return bool(train & test)
 
 
 @dataclass(frozen=True)
@@ -143,11 +202,12 @@ class Mixed:
     """Several sources in exact proportions, each under a name that `Weights` and faults call it by: all rows once an
     epoch (`Proportional`, a large source cut to its cap), equalised by `Temperature`, or as `Weights` say.
 
-    `size` is how many rows an epoch holds (0: as many as the sources have). Each source keeps its own held-out rows.
+    `size` is how many rows an epoch holds (0: as many as the sources have). Each source keeps its own held-out rows;
+    they come by turns, so that the first of them already measure every source.
     """
 
     sources: Mapping[str, Files | Tfds]
-    weighting: Proportional | Temperature | Weights = Proportional(cap=2**62)
+    weighting: Proportional | Temperature | Weights = Proportional(cap=None)
     size: int = 0
 
     @property
@@ -159,10 +219,18 @@ class Mixed:
         return {name: Renamed(rows, columns) if columns else rows for name, (rows, columns) in found.items()}
 
     def training(self, seed: int) -> Blend:
-        return Blend(self._each(lambda source: source.training(seed)), self.weighting, seed, self.size or None)
+        rows = self._each(lambda source: source.training(seed))
+        spans = {name: source.spans() for name, source in self.sources.items()}
+        for one, other in permutations(spans, 2):
+            if file := common(spans[one][0], spans[other][1]):
+                raise Fault(
+                    f"data.sources: {one!r} trains on rows of {file} that {other!r} holds out; hold out the same rows "
+                    "in both, or name splits that are apart"
+                )
+        return Blend(rows, self.weighting, seed, self.size or None)
 
     def held_out(self, seed: int) -> Sequence[Any]:
-        return _Chain(tuple(self._each(lambda source: source.held_out(seed)).values()))
+        return _Dealt(tuple(self._each(lambda source: source.held_out(seed)).values()))
 
 
 @dataclass(frozen=True)
@@ -170,7 +238,7 @@ class Tokens:
     """A `.npy` matrix of token ids, for text that is read many times; the last `hold` rows are kept from training."""
 
     path: str
-    hold: int = 256
+    hold: int | None = None
 
     @property
     def columns(self) -> None:
@@ -185,8 +253,26 @@ class Tokens:
         return _Slice(rows, _kept(rows, self.hold, self.path), len(rows))
 
 
-def _kept(rows: Sequence[Any], hold: int, path: str) -> int:
-    """Where the rows begin that are kept from training."""
+def _apart(train: Rows, test: Rows) -> Rows:
+    """The rows to measure on, if none of them is trained on."""
+    if name := common(train.spans(0, len(train)), test.spans(0, len(test))):
+        raise Fault(
+            f"data.test reads rows that data.train reads, of {name} among others; name other files or another split "
+            "for it, or leave it empty, and the last rows are held out"
+        )
+    return test
+
+
+def _roots(paths: str | Sequence[str]) -> list[Path]:
+    """The files or directories that paths name, without patterns in them."""
+    each = [paths] if isinstance(paths, str) else paths
+    fixed = [re.split(r"[^/]*[*?\[]", path, maxsplit=1)[0] if glob.has_magic(path) else path for path in each]
+    return [Path(path).expanduser().resolve() for path in fixed]
+
+
+def _kept(rows: Sequence[Any], hold: int | None, path: str) -> int:
+    """Where the rows begin that are kept from training: 256 of them, or a tenth of fewer than 2,560, if not said."""
+    hold = min(HOLD, len(rows) // 10) if hold is None else hold
     if not 0 <= hold < len(rows):
         raise Fault(
             f"data.hold is {hold}, and {path} has {len(rows)} rows: it keeps that many of them from training, at least "
@@ -217,7 +303,9 @@ class _Slice(Sequence[Any]):
 
 
 @dataclass(frozen=True)
-class _Chain(Sequence[Any]):
+class _Dealt(Sequence[Any]):
+    """All rows of several sources, each source's spread evenly over the whole."""
+
     parts: tuple[Sequence[Any], ...]
 
     @property
@@ -225,13 +313,17 @@ class _Chain(Sequence[Any]):
         return tuple(file for part in self.parts for file in files_of(part))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return sum(map(len, self.parts))
 
     def __getitem__(self, index: Any) -> Any:
-        index = range(len(self))[index]
-        part = bisect_right(self._ends, index)
-        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
+        part, row = self._places[index]
+        return self.parts[part][int(row)]
 
     @cached_property
-    def _ends(self) -> list[int]:
-        return list(accumulate(map(len, self.parts), initial=0))[1:]
+    def _places(self) -> np.ndarray:
+        """Of which part which row comes at each place."""
+        sizes = [len(part) for part in self.parts]
+        rows = np.concatenate([np.arange(size) for size in sizes])
+        parts = np.repeat(np.arange(len(sizes)), sizes)
+        order = np.argsort((rows + 0.5) / np.repeat(sizes, sizes), kind="stable")
+        return np.stack([parts, rows], axis=1)[order]

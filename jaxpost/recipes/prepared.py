@@ -12,7 +12,8 @@ from rich.console import Console
 from jaxpost.data import cache
 from jaxpost.data.blend import Blend
 from jaxpost.data.cleaning import Cleaning, Kept, cleaned
-from jaxpost.data.loader import Single, Unit, read
+from jaxpost.data.loader import Changing, Single, Unit, read
+from jaxpost.data.sources.stored import NotKept
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
 from jaxpost.faults import Fault
 from jaxpost.train.progress import track
@@ -41,7 +42,7 @@ def prepared(
             for name, part in rows.sources.items()
         }
         return replace(rows, sources=parts)
-    if not len(rows) or hasattr(rows, "at") or isinstance(rows[0], Tokens):
+    if not len(rows) or isinstance(rows, Changing) or isinstance(rows[0], Tokens):
         if batches.cleaning.does_something:
             raise Fault("batches.cleaning is for rows of files; the built-in tasks and rows of tokens are taken as is")
         return rows
@@ -49,6 +50,24 @@ def prepared(
         rows = _cleaned(rows, batches.cleaning, tokenizer, columns, batches.train_on, console, unit)
     if batches.cache == "never" or not (batches.cache == "always" or _worth_it()):
         return rows
+    try:
+        return _tokenised(rows, tokenizer, batches, columns, positions, console, unit)
+    except NotKept as error:
+        if batches.cache == "always":
+            raise Fault(f"{error}; or set batches.cache to 'auto', which goes on without") from error
+        console.print(f"Rows are tokenised as they are read: {error}.", highlight=False, soft_wrap=True)
+        return rows
+
+
+def _tokenised(
+    rows: Sequence[Any],
+    tokenizer: Tokenizer,
+    batches: Any,
+    columns: Mapping[str, str] | None,
+    positions: int | None,
+    console: Console,
+    unit: Unit,
+) -> Sequence[Any]:
     key = cache.key_of_tokens(rows, tokenizer, unit, columns, batches.train_on)
     made = (cache.folder() / cache.TOKENS / key).is_dir()
     if not made and batches.cache == "auto" and positions is not None:
@@ -98,6 +117,9 @@ def _cleaned(
         cache.identity_of(tokenizer) if cleaning.counts_tokens else "",
         track=shown,
         waiting=_waits(console, "cleans these rows"),
+        unkept=lambda error: console.print(
+            f"Rows are cleaned for this run only: {error}.", highlight=False, soft_wrap=True
+        ),
     )
     told = ", ".join(f"{number:,} {reason}" for reason, number in kept.counts.items())
     console.print(f"Cleaning keeps {len(kept):,} of {len(rows):,} rows{f': {told}' if told else ''}.", highlight=False)

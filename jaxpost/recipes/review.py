@@ -215,13 +215,15 @@ class Reviewing:
         return tuple(self._sample(rows[i], corpus) for i in range(min(count, len(rows))))
 
     def _sample(self, row: Any, corpus: Corpus) -> Example:
-        """A row as a prompt and what follows it; of plain text, the beginning and how it goes on."""
+        """A row as a prompt and the answer to it, the first of several; of plain text, the beginning and how it goes
+        on."""
         if isinstance(row, Tokens):
             pieces = [Part(self._tokenizer.decode(check_ids(self._tokenizer, row, "a row").ids[:64]), True)]
         else:
             pieces = parts_of(row, corpus.columns, self._tokenizer.template)
         split = next((i for i, part in enumerate(pieces) if part.trained), 0)
-        prompt, target = (prompt_of(some) for some in (pieces[:split], pieces[split:]))
+        end = next((i for i in range(split + 1, len(pieces)) if not pieces[i].trained), len(pieces))
+        prompt, target = (prompt_of(some) for some in (pieces[:split], pieces[split:end]))
         half = len(target) // 2
         return Example(prompt, target) if prompt else Example(target[:half], target[half:])
 

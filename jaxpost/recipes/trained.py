@@ -9,13 +9,14 @@ import jax
 
 from jaxpost import delta
 from jaxpost.arrays import Tree
+from jaxpost.data.sources import remote
 from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.faults import Fault
 from jaxpost.interop import hub
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import base, record
 from jaxpost.recipes.assembly import assemble
-from jaxpost.recipes.base import Pretrained
+from jaxpost.recipes.base import Model, Pretrained
 from jaxpost.shard import MeshShape, make_mesh
 from jaxpost.train.checkpoint import Checkpoints
 
@@ -40,19 +41,31 @@ class Trained:
         return delta.fold(self.base, self.delta)
 
 
+def base_of(name: str) -> Model:
+    """The model that the run of that directory starts from; or the one of that name, which `Pretrained` takes."""
+    path = Path(name)
+    if record.is_run(path):
+        return record.read(path).model
+    here = name in base.BUILT_IN or (path / "config.json").is_file()
+    if not here and "/" in name and not remote.is_remote(name) and path.parent.is_dir():
+        # Who has a directory of that name means what lies in it.
+        hint = f"; {path.parent} is a directory here, so this is no name of the Hugging Face hub"
+        raise Fault(f"{name}: no run and no model is there{hint if hub.is_elsewhere(name) else ''}")
+    if not here and (name.startswith("runs/") or not hub.is_elsewhere(name)):
+        raise Fault(
+            f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}, nor "
+            "org/name of the Hugging Face hub"
+        )
+    return Pretrained(name)
+
+
 def read(name: str, best: bool = False) -> Trained:
     """The run of that directory at its latest (or best) checkpoint; or a model that `Pretrained` takes, as it is."""
     mesh = make_mesh(MeshShape())
-    path = Path(name)
+    path, model = Path(name), base_of(name)
     if not record.is_run(path):
-        here = name in base.BUILT_IN or (path / "config.json").is_file()
-        if not here and not hub.is_elsewhere(name):
-            raise Fault(
-                f"{name} is neither a run directory, nor a model directory, nor one of {', '.join(base.BUILT_IN)}, nor "
-                "org/name of the Hugging Face hub"
-            )
         with jax.set_mesh(mesh):
-            plain = base.load(Pretrained(name), mesh)
+            plain = base.load(model, mesh)
         return Trained(None, plain.config, plain.tokenizer, plain.weights, {})
     config = record.read(path)
     with jax.set_mesh(mesh):

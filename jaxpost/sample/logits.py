@@ -24,8 +24,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new < 1 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise Fault(f"{self}: max_new is at least 1, temperature and top_k at least 0, top_p in (0, 1]")
+        for name, least in (("max_new", 1), ("temperature", 0), ("top_k", 0)):
+            if not (value := getattr(self, name)) >= least:
+                raise Fault(f"{name} is {value}; it must be at least {least}")
+        if not 0 < self.top_p <= 1:
+            raise Fault(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
 
 def distribution(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Array, "*b v"]:

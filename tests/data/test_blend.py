@@ -4,7 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxpost.data.blend import Blend
+from jaxpost.data.loader import place_of
 from jaxpost.data.mixtures import Proportional, Temperature, Weights
+from jaxpost.data.sources import Record
 from jaxpost.faults import Fault
 
 SIZES = {"small": 3, "middle": 10, "large": 50}
@@ -21,6 +23,14 @@ def test_by_default_an_epoch_is_every_row_once():
     )
     assert [rows.at(1, i) for i in range(63)] != list(rows)
     assert list(blend()) == list(rows) != list(blend(seed=1)), "the seed decides, and nothing else"
+
+
+def test_rows_of_a_blend_know_where_they_are_from():
+    sources = {name: [Record({}, f"{name}:{i}") for i in range(size)] for name, size in SIZES.items()}
+    rows = Blend({"both": Blend(sources), "more": sources["small"]}, seed=3)
+    for epoch in (0, 1):
+        for i in (0, 30, 62, 65):
+            assert place_of(rows, epoch, i) == rows.at(epoch, i).where
 
 
 @pytest.mark.parametrize(

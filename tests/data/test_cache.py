@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is made once: by one of many, whole or not at all, and never mistaken for something else."""
 
+import copy
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
 
 from jaxpost.data import cache
+from jaxpost.data.blend import Blend
+from jaxpost.data.chat import Own
+from jaxpost.data.jinja import Jinja
 from jaxpost.data.loader import Loader, Single, read
 from jaxpost.data.pairs import Pairs, Rankings
 from jaxpost.data.sources import jsonl
+from jaxpost.data.sources.stored import NotKept, kept
+from jaxpost.data.stats import as_groups
 from jaxpost.faults import Fault
 
 ROWS = [{"prompt": f"What is {i} + {i}?", "completion": "one " * (i % 7) + str(2 * i)} for i in range(23)]
@@ -54,6 +63,32 @@ def test_what_is_read_back_is_what_was_read(tokenizer, tmp_path, monkeypatch, un
     assert found.lengths.tolist() == [len(tokens.ids) for group in found for tokens in group.members]
     with pytest.raises(IndexError):
         found[len(rows)]
+
+
+@pytest.mark.parametrize("packing", ["none", "pack", "blocks"])
+def test_a_mixture_of_which_some_is_kept_makes_the_same_batches(tokenizer, tmp_path, packing):
+    plain = Blend({"small": ROWS[:5], "large": [*ROWS, *ROWS[::-1]]}, seed=2)
+    small = cache.tokenised(ROWS[:5], tokenizer, Single(), root=tmp_path)
+    half = replace(plain, sources={**plain.sources, "small": small})
+    options = {"batch": 2, "seq_len": 48, "packing": packing, "seed": 1}
+    one, other = Loader(plain, tokenizer, **options), Loader(half, tokenizer, **options)
+    for _ in range(30):
+        first, second = one.next(), other.next()
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert one.save() == other.save()
+    groups = as_groups(half, Single(), tokenizer, None, "completion")
+    assert [group.size for group in groups] == [
+        group.size for group in as_groups(plain, Single(), tokenizer, None, "completion")
+    ]
+
+
+def test_messages_about_a_mixture_name_the_line(tokenizer, tmp_path, written):
+    rows = jsonl_of(written, "a.jsonl", ROWS)
+    blends = [Blend({"a": part}) for part in (rows, cache.tokenised(rows, tokenizer, Single(), root=tmp_path))]
+    plain, kept = (Loader(blend, tokenizer, 1, 64, seed=None) for blend in blends)
+    for n in (0, 7, 40):  # of the second epoch too, where the order is another
+        row = blends[0].at(*divmod(n, len(ROWS)))
+        assert plain.where(n) == kept.where(n) == row.where and "a.jsonl:" in row.where
 
 
 @pytest.mark.parametrize("packing", ["pack", "blocks"])
@@ -98,6 +133,22 @@ def test_whatever_tokens_depend_on_is_in_the_key(tokenizer, folding, tmp_path, w
     assert key() == key()
 
 
+def test_the_date_is_in_the_key_of_templates_that_write_it(tokenizer):
+    def known(source, today):
+        dated = copy.copy(tokenizer)
+        dated._template = Own(Jinja(source, "a.jinja", {}, today))
+        assert dated.template is dated._template
+        return cache.identity_of(dated)
+
+    dated, plain = "{{ strftime_now('%d %b') }}{{ messages }}", "{{ messages }}"
+    days = ("2024-02-29", "2024-03-01")
+    assert known(dated, days[0]) == known(dated, days[0]) != known(dated, days[1])
+    assert known(plain, days[0]) == known(plain, days[1]) == known(plain, "")
+    before = date.today()
+    now = known(dated, "")
+    assert now in {known(dated, str(day)) for day in (before, date.today())}, "it may be midnight"
+
+
 def test_a_bad_row_is_named_and_nothing_is_kept(tokenizer, tmp_path, written):
     rows = jsonl_of(written, "a.jsonl", [*ROWS[:4], {"prompt": "a"}, *ROWS])
     with pytest.raises(Fault, match=r"a\.jsonl:5: .*completion"):
@@ -115,8 +166,57 @@ def test_a_damaged_entry_is_refused(tokenizer, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Fault, match="cannot keep .*JAXPOST_CACHE.*batches.cache"):
+    with pytest.raises(Fault, match="cannot keep .*JAXPOST_CACHE"):
         cache.once(tmp_path / "file" / "below", "key", lambda draft: None)
+
+
+def full(path):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_only_what_cannot_be_written_is_not_kept(tmp_path):
+    with pytest.raises(NotKept, match="cannot keep .*No space left on device.*JAXPOST_CACHE"):
+        cache.once(tmp_path, "key", full)
+    with pytest.raises(NotKept, match="cannot keep .*No such file"):
+        cache.once(tmp_path, "key", lambda draft: (draft / "no" / "folder").mkdir())
+    with pytest.raises(FileNotFoundError, match="source.parquet"):
+        cache.once(tmp_path, "key", lambda draft: (tmp_path / "source.parquet").rmdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["key.lock"]
+
+
+def test_without_locks_nothing_is_kept_but_what_a_source_needs(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuses(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path))
+    with pytest.raises(NotKept, match="cannot be locked there: No locks available"):
+        cache.once(tmp_path, "key", lambda draft: None)
+    assert kept("a", "plain", lambda to: to.touch()).read_text() == ""
+    with pytest.raises(NotKept, match="cannot keep other in .*No space left"):
+        kept("b", "other", full)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == ["plain"]
+
+
+def test_of_many_that_need_a_file_one_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path))
+    made, found = [], []
+
+    def make(to):
+        made.append(1)
+        time.sleep(0.2)
+        to.write_text("there")
+
+    threads = [threading.Thread(target=lambda: found.append(kept("a", "b", make))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and len(set(found)) == 1 and found[0].read_text() == "there"
+    found[0].unlink()
+    assert kept("a", "b", make).read_text() == "there" and len(made) == 2, "removed by hand, it is made again"
 
 
 def test_the_folder_is_the_users_choice(monkeypatch, tmp_path):

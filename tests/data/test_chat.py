@@ -2,6 +2,7 @@
 """Which words of a conversation are trained, and that a sampler's prompt is what training shows."""
 
 import json
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost.data import tokenizers
-from jaxpost.data.chat import BuiltIn, Own
+from jaxpost.data.chat import BuiltIn, ByTools, Own
 from jaxpost.data.jinja import Jinja
 from jaxpost.data.parts import joined
+from jaxpost.data.text import unlearnt
 from jaxpost.data.tokenizers import prompt_ids, tokenise
 from jaxpost.faults import Fault
 
@@ -22,6 +24,7 @@ KINDS = {"chatml": "qwen", "marked": "qwen", "llama2": "llama2", "llama3": "llam
     "qwen3": "qwen",
     "phi3": "phi3",
 }
+CHATML = (GOLDEN / "chat" / "chatml.jinja").read_text("utf-8")
 TOKENIZERS = {kind: tokenizers.load(GOLDEN / "tokenizers" / kind) for kind in {*KINDS.values(), "gpt2", "unigram"}}
 
 
@@ -265,3 +268,65 @@ def test_a_prompt_that_reads_otherwise_before_its_completion():
 def test_marks_in_the_text_are_refused():
     with pytest.raises(Fault, match="the text holds U\\+FDD0"):
         TEMPLATES["marked"].parts(talk("a", "b\ufdd0"))
+
+
+def test_the_date_is_part_of_a_template_that_writes_it():
+    source = "{{ strftime_now('%d %b %Y %H:%M') }}: " + CHATML
+    template, given = own("chatml", source), own("chatml", source).configured(today="2024-02-29")
+    assert given.prompt(talk("Hi")).startswith("29 Feb 2024 00:00: ") and "2024-02-29" in repr(given)
+    today = date.today()
+    assert repr(template) in (repr(template.configured(today=str(day))) for day in (today, today - timedelta(1)))
+    assert repr(template.configured(today="2024-03-01")) != repr(given) != repr(template)
+    plain = own("chatml", CHATML)
+    assert repr(plain) == repr(plain.configured(today="2024-02-29")), "it writes no date: tokens stay what they are"
+    with pytest.raises(Fault, match="given as 'Monday'; write it as 2025-07-31"):
+        template.configured(today="Monday")
+    both = ByTools(template, plain).configured(today="2024-02-29")
+    assert both.prompt(talk("Hi")).startswith("29 Feb 2024")
+
+
+def test_what_is_written_as_json_is_not_looked_for_again(monkeypatch):
+    written = "(message.content | tojson if message.role == 'tool' else message.content)"
+    source = CHATML.replace("message['content']", written)
+    template = own("chatml", source)
+    answers = ['{"found": "äö"}', 'two\nlines "quoted"', "plain"]
+    messages = talk("Hi")
+    for answer in answers:
+        messages += [{"role": "assistant", "content": "Yes."}, {"role": "tool", "content": answer}]
+    messages.append({"role": "assistant", "content": "No."})
+    text = template.jinja.render(messages).text
+    assert answers[1] not in text
+    monkeypatch.setattr(Jinja, "render", lambda *_, **__: pytest.fail("rendered again"))
+    template._check_all_heard(messages, (), text, "messages")
+
+
+def test_a_response_that_is_given_goes_before_what_is_found():
+    messages = talk("Is it?", "I think: yes", "Was it?", "I think: no")
+    for style in ("chatml", "marked"):
+        given = own(style).configured("I think: ", "<|im_end|>")
+        assert trained(given, messages) == ["yes", "no"]
+        with pytest.raises(Fault, match="response text '### Answer' stands 0 times in what .*.jinja renders"):
+            own(style).configured("### Answer").parts(messages)
+
+
+@pytest.mark.parametrize("no", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": 0, "weight": 1}])
+def test_a_message_that_is_not_to_be_learned_is_read(no):
+    messages = talk("Is it?", "Yes.", "Was it?", "No.", "Will it?", "Who knows.", "Is it?", "Yes.", "x", "y")
+    marked = [*messages]
+    marked[1], marked[5] = marked[1] | no, marked[5] | no
+    marked[3] = marked[3] | {"weight": 1, "train": True}
+    for style in ("chatml", "marked", "llama3", "built in"):
+        template = TEMPLATES[style]
+        for count in (4, 10):
+            every = [part for part in template.parts(messages[:count]) if part.trained]
+            parts = template.parts(marked[:count])
+            kept = [part for i, part in enumerate(every) if i not in (0, 2)]
+            assert [part for part in parts if part.trained] == kept
+            assert joined(parts) == joined(template.parts(messages[:count])) and unlearnt(parts) == 0
+    given = own("chatml").configured("assistant\n")
+    assert trained(given, marked[:4]) == ["No.<|im_end|>"]
+    with pytest.raises(Fault, match="every message of the assistant says of itself that it is not learned"):
+        own("chatml").parts(marked[:2])
+    for template in (own("chatml"), BuiltIn()):
+        with pytest.raises(Fault, match=r"f\[1\]: the field 'weight' must be 0 or 1 .or false or true., not 0.5"):
+            template.parts([messages[0], messages[1] | {"weight": 0.5}], where="f")

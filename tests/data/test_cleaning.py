@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is left out, and that each row is counted once, for the first reason, and the rest keep their order."""
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,49 @@ def test_near_duplicates_are_of_what_is_kept(tmp_path):
     assert [row["text"] for row in found] == [first, second, third]
     assert found.counts == {"too many symbols": 2, "near duplicate": 2}
     assert len(found) == 3 and found[-1]["text"] == third
+
+
+SAID = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"prompt": "a", "completion": "b", "label": True}, {"prompt": "a", "completion": "b", "label": False}),
+        (
+            {"prompt": "a", "completions": ["b", "c"], "scores": [1, 0]},
+            {"prompt": "a", "completions": ["b", "c"], "scores": [0, 1]},
+        ),
+        (
+            {"messages": [{**said, "role": role} for said, role in zip(SAID, ("user", "assistant"), strict=True)]},
+            {"messages": [{**said, "role": role} for said, role in zip(SAID, ("system", "assistant"), strict=True)]},
+        ),
+        ({"prompt": "x\ny", "completion": "z"}, {"prompt": "x", "completion": "y\nz"}),
+        ({"text": "a\nb"}, {"prompt": "a", "completion": "b"}),
+        (Example("a", "b\nc"), Example("a\nb", "c")),
+    ],
+)
+def test_rows_of_the_same_words_are_no_duplicates(one, other):
+    assert text_of(one) == text_of(other)
+    assert left_out([one, other, one], Cleaning()) == {2: "duplicate"}
+
+
+def test_a_row_is_its_own_duplicate_however_its_fields_are_ordered():
+    turned = {"messages": [dict(reversed(said.items())) for said in SAID], "source": "elsewhere"}
+    assert left_out([{"messages": list(SAID)}, turned], Cleaning()) == {1: "duplicate"}
+
+
+def test_a_full_disk_keeps_nothing_and_cleans_all_the_same(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.np, "save", full)
+    told = []
+    found = cleaned(rows("a", "a", "b"), Cleaning(), root=tmp_path, unkept=told.append)
+    assert len(found) == 2 and found.counts == {"duplicate": 1}
+    assert len(told) == 1 and "No space left" in str(told[0])
+    with pytest.raises(Fault, match="cannot keep"):
+        cleaned(rows("a", "a", "b"), Cleaning(), root=tmp_path)
 
 
 def test_a_near_duplicate_can_be_an_exact_one():

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxpost.data import duplicates
 from jaxpost.data.duplicates import PERMUTATIONS, bands, jaccard, near, shingles, signature, windows
 
 WORDS = "the cat sat on a mat and looked at two dogs who did not mind being seen from so far away".split()
@@ -72,6 +73,20 @@ def test_only_what_is_compared_is_read_again():
     texts = [*LONG, LONG[4].upper()]
     assert near(iter(texts), lambda i: read.append(i) or texts[i], 0.9) == [20]
     assert set(read) == {4, 20}
+
+
+def test_rows_of_one_template_are_not_compared_all_with_all(monkeypatch):
+    told = "You are a careful assistant. Read the passage, then answer the question with one short sentence. "
+    drawn = np.random.default_rng(0).integers(10**5, 10**6, (400, 3))
+    texts = [told + " ".join(map(str, numbers)) for numbers in drawn]
+    texts += [text + "7" for text in texts[:20]]
+    sets = [shingles(text) for text in texts]
+    wanted = {i for i in range(len(texts)) if any(jaccard(sets[i], sets[k]) >= 0.8 for k in range(i))}
+    compared = []
+    monkeypatch.setattr(duplicates, "jaccard", lambda *pair: compared.append(1) or jaccard(*pair))
+    assert wanted >= set(range(400, 420))
+    assert set(near(texts, texts.__getitem__, 0.8)) == wanted
+    assert len(wanted) <= len(compared) < 2 * len(texts), "of 88,000 pairs"
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.95])

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpost.data.loader import Counts, Loader, counts_of, join
+from jaxpost.data import loader as module
+from jaxpost.data.loader import Counts, Loader, counts_of, join, read
 from jaxpost.data.mixtures import Mixture
 from jaxpost.data.order import Order
 from jaxpost.data.sources import jsonl
@@ -86,6 +87,20 @@ def test_resumed_anywhere_it_is_bit_identical(tokenizer, packing, pause, seed):
     assert second.counts() == counts_of(saved)
     assert same(head + drain(second), wanted)
     assert second.counts() == whole.counts()
+
+
+def test_restoring_tokenises_what_waited_together_and_nothing_else(tokenizer, monkeypatch):
+    loader = Loader(ROWS * 9, tokenizer, 4, 64, "pack")
+    wanted = drain(loader, 6)
+    saved = json.loads(json.dumps(loader.save()))
+    wanted = drain(loader, 4)
+    calls = []
+    monkeypatch.setattr(module, "read", lambda rows, *given: calls.append(len(rows)) or read(rows, *given))
+    again = Loader(ROWS * 9, tokenizer, 4, 64, "pack")
+    again.restore(saved)
+    assert calls == [sum(len(lane["waiting"]) for lane in saved["lanes"].values())] and calls[0] > 20
+    assert not again._ahead, "nothing lies there that is never asked for"
+    assert same(drain(again, 4), wanted)
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -52,6 +52,8 @@ def test_each_task_has_its_share(weighting, size, wanted):
 
 def test_the_default_is_flans():
     assert Mixture(TASKS).weighting == Proportional(cap=3000)
+    for cap, weight in ((3000, 3000), (None, 5000)):
+        assert Proportional(cap).weights({"large": 5000}) == {"large": weight}
 
 
 def test_an_index_means_one_example_everywhere():

@@ -192,3 +192,14 @@ def test_real_preferences(shared_data):
     assert counts.fill > 0.75
     prompt, chosen = said(batches[0], 0, 1, tokenizer)
     assert prompt.endswith("Assistant:") and "Human:" not in chosen
+
+
+def test_a_row_is_read_once(monkeypatch):
+    from jaxpost.data import pairs, text
+
+    read = []
+    for module in (pairs, text.shapes):
+        given = module.normalise
+        monkeypatch.setattr(module, "normalise", lambda *row, given=given: read.append(1) or given(*row))
+    Pairs().said({"prompt": "a", "chosen": "b", "rejected": "c"}, None, None)
+    assert len(read) == 1

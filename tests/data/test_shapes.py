@@ -183,8 +183,11 @@ def test_an_implicit_prompt_and_the_answers_are_what_was_given(shared, one, othe
     [
         (
             {"question": "a", "n": None},
-            r"no known shape \(the row has: question, n; null: n\).*shapes are text \| mess",
+            r"no known shape \(the row has: question, n; null: n\).*shapes are text \| mess.*columns question text$",
         ),
+        ({"id": 3, "answer": "a", "question": "b"}, "--data.columns question prompt answer completion$"),
+        ({"the text": "a", "label": "b"}, "--data.columns 'the text' prompt label completion$"),
+        ({"n": 3}, r"map them \(columns\)$"),
         ({}, "the row has: nothing"),
         ({f"f{i:02}": 1 for i in range(30)}, r"f11, and 18 more\)"),
         ({"mesages": []}, r"did you mean messages\? \('mesages'\)"),
@@ -242,3 +245,14 @@ def test_real_preferences_all_have_a_prompt(shared_data):
         assert (pair.prompt + pair.chosen, pair.prompt + pair.rejected) == (row["chosen"], row["rejected"])
         # Nothing of what both say stays behind but what begins an answer: no whole turn.
         assert "\n\nAssistant:" not in os.path.commonprefix([pair.chosen, pair.rejected])
+
+
+def test_columns_of_which_the_row_has_none():
+    with pytest.raises(Fault, match=r"a row: no field 'q' to be used as 'prompt', nor any.*has: text.*columns None"):
+        normalise({"text": "a"}, {"q": "prompt", "a": "completion"})
+
+
+def test_a_question_is_not_taken_for_a_slip_of_conversations():
+    with pytest.raises(Fault) as refused:
+        normalise({"question": "a", "answer": "b"})
+    assert "did you mean" not in str(refused.value)

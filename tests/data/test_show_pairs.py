@@ -14,7 +14,7 @@ def test_a_preference_shows_its_prompt_once(tokenizer):
     shown = show_compared(Record(PAIR, "a.jsonl:3"), tokenizer).plain
     head, *rest = shown.split("\n", 1)
     assert head.startswith("a.jsonl:3 · prompt ") and "chosen " in head and head.endswith(" · margin 1.5")
-    assert rest == ["Is the sky blue?\n\nchosen\n⟦Yes, it is⟧\nrejected\n⟦No⟧"]
+    assert rest == ["Is the sky blue?\n\nchosen\n⟦Yes, it is</s>⟧\nrejected\n⟦No</s>⟧"]
 
 
 def test_a_preference_of_messages(tokenizer):
@@ -27,12 +27,12 @@ def test_a_preference_of_messages(tokenizer):
 def test_the_best_of_a_ranking_comes_first(tokenizer):
     row = {"prompt": "Name a pet.\n", "completions": ["mat", "cat", "dog"], "scores": [0, 2, 1.5]}
     shown = show_compared(row, tokenizer).plain
-    assert [shown.index(f"score {s}\n⟦{a}⟧") for s, a in (("2", "cat"), ("1.5", "dog"), ("0", "mat"))] == sorted(
-        shown.index(f"⟦{a}⟧") - len(f"score {s}\n") for s, a in (("2", "cat"), ("1.5", "dog"), ("0", "mat"))
+    assert [shown.index(f"score {s}\n⟦{a}</s>⟧") for s, a in (("2", "cat"), ("1.5", "dog"), ("0", "mat"))] == sorted(
+        shown.index(f"⟦{a}</s>⟧") - len(f"score {s}\n") for s, a in (("2", "cat"), ("1.5", "dog"), ("0", "mat"))
     )
 
 
-@pytest.mark.parametrize(("label", "told"), [(True, "good\n⟦cat⟧"), (False, "bad\n⟦cat⟧")])
+@pytest.mark.parametrize(("label", "told"), [(True, "good\n⟦cat</s>⟧"), (False, "bad\n⟦cat</s>⟧")])
 def test_a_labelled_answer(tokenizer, label, told):
     assert show_compared({"prompt": "Pet?\n", "completion": "cat", "label": label}, tokenizer).plain.endswith(told)
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from jaxpost.data import stats
+from jaxpost.data.blend import Blend
 from jaxpost.data.loader import Loader, Single
 from jaxpost.data.pairs import Pairs, Rankings
 from jaxpost.data.stats import as_groups, gather, histogram, kind_of, table, unit_of
@@ -45,6 +46,12 @@ def test_the_numbers_are_those_of_the_batches(tokenizer):
     text = printed(table(seen))
     assert "32 of prompt, completion" in text and f"{100 * seen.counts.fill:.1f} % full" in text
     assert "2 exact" in text and "none" in text
+
+
+def test_the_sources_of_a_mixture_are_told_apart(tokenizer):
+    rows = Blend({"sums": ROWS, "tales": [{"text": f"A tale of {n} cats"} for n in "abcdefghij"]})
+    text = printed(table(found(rows, tokenizer)))
+    assert "sums: 30 of prompt, completion (75.0 %)" in text and "tales: 10 of text (25.0 %)" in text
 
 
 def test_what_is_too_long_is_told(tokenizer):

@@ -294,3 +294,10 @@ def test_what_a_config_says_of_the_template(tmp_path):
         tokenizers.load(GOLDEN / "qwen", Chat(template=str(tmp_path / "nowhere.jinja")))
     with pytest.raises(Fault, match="it has no chat template for the config's chat.response"):
         tokenizers.load(GOLDEN / "qwen", Chat(response="x"))
+
+
+def test_the_date_that_a_config_gives_is_the_one_written(tmp_path):
+    file = tmp_path / "dated.jinja"
+    file.write_text("{{ strftime_now('%d %b %Y') }}{% for message in messages %}{{ message.content }}{% endfor %}")
+    template = tokenizers.load(GOLDEN / "qwen", Chat(str(file), today="2024-02-29")).template
+    assert template.prompt([{"role": "user", "content": "Hi"}]) == "29 Feb 2024Hi"

@@ -136,12 +136,13 @@ def test_the_original_length_beside_the_object_comes_first(model):
         ({"dtype": "int8"}, 'dtype is "int8"; known: float32'),
         ({"rope_parameters": {"rope_type": "mrope"}}, 'rope_parameters.rope_type is "mrope"; known: default, linear'),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters.factor is null; it must be a positive number"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.factor is null; it must be a positive number"),
         (
             {"rope_parameters": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1}},
             "rope_parameters.high_freq_factor is 1; it must be above",
         ),
         (
-            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1]}},
+            {"rope_parameters": {"rope_type": "longrope", "factor": 2, "short_factor": [1], "long_factor": [1]}},
             "rope_parameters.short_factor is [1]; it must be a list of 3 numbers",
         ),
         ({"rope_parameters": [1]}, "rope_parameters is [1]; it must be an object"),

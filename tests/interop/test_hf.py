@@ -359,6 +359,14 @@ def test_the_tokenizer_is_saved_with_the_model(tmp_path):
     assert written["eos_token_id"] == 7 and written["bos_token_id"] is None and written["pad_token_id"] == 0
 
 
+def test_no_file_of_another_tokenizer_stays_beside_the_one_that_is_given(model):
+    for old in ("chat_template.jinja", "special_tokens_map.json", "additional_chat_templates/tools.jinja", "README.md"):
+        (model / old).parent.mkdir(exist_ok=True)
+        (model / old).write_text("old")
+    save(model, SMALL, fresh(SMALL), tokenizer=Words())
+    assert sorted(contents(model)) == ["README.md", "config.json", "model.safetensors", "tokenizer.model"]
+
+
 def test_parameters_that_do_not_fit_are_listed_before_anything_is_written(tmp_path):
     params = fresh(SMALL)
     params["norm"] = None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models by name: what is fetched, from where, and what is said when it cannot be."""
 
+import json
 import sys
 
 import fsspec
@@ -56,8 +57,24 @@ def test_the_hub_is_asked_for_what_is_needed_and_once(tmp_path, asked):
     [(name, first), (_, second)] = calls
     assert name == "org/name" and first["revision"] == second["revision"] == "v2"
     assert {"config.json", "tokenizer.json", "tokenizer.model"} <= set(first["allow_patterns"])
-    assert not any("safetensors" in pattern for pattern in first["allow_patterns"])
-    assert "*.safetensors" in second["allow_patterns"]
+    assert not any(pattern.endswith(".safetensors") for pattern in first["allow_patterns"])
+    weights = [pattern for pattern in second["allow_patterns"] if pattern not in first["allow_patterns"]]
+    assert weights == ["model.safetensors"]  # not consolidated.safetensors, onnx/*: the same once more
+
+
+def test_the_index_says_how_shards_are_named(tmp_path, asked):
+    index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors", "c": "part-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    hub.directory("org/name")
+    first, second = (set(how["allow_patterns"]) for _, how in asked[0])
+    assert "model.safetensors.index.json" in first
+    assert second - first == {"model.safetensors", "part-1.safetensors", "part-2.safetensors"}
+
+
+def test_an_index_that_cannot_be_read_is_named(tmp_path, asked):
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(Fault, match="model.safetensors.index.json: no JSON object with a weight_map"):
+        hub.directory("org/name")
 
 
 class Answer:
@@ -107,3 +124,39 @@ def test_urls_are_copied_here(tmp_path, monkeypatch):
     assert [path.name for path in with_nothing_large.iterdir()] == ["config.json"]
     with pytest.raises(Fault, match="no file memory://models/none"):
         hub.directory("memory://models/none")
+
+
+TOKENIZER = ("tokenizer.json", "merges.txt", "vocab.json", "tokenizer.model", "additional_chat_templates/tools.jinja")
+OTHERS = (
+    *("tf_model.h5", "pytorch_model.bin", "optimizer.pt", "model.bin", "consolidated.safetensors", "model.fp16.onnx"),
+    *(
+        "original/tokenizer.model",
+        "onnx/model.safetensors",
+        "checkpoint-5/model.safetensors",
+        "checkpoint-5/config.json",
+    ),
+)
+
+
+@pytest.mark.parametrize("weights", [("model.safetensors",), ("part-1.safetensors", "shards/part-2.safetensors")])
+def test_of_a_url_only_what_a_model_is_read_from_is_fetched(tmp_path, monkeypatch, weights):
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    index = ["model.safetensors.index.json"] if len(weights) > 1 else []
+    files = dict.fromkeys(("config.json", *TOKENIZER, *OTHERS, *weights), b"x")
+    files |= {name: json.dumps({"weight_map": dict(enumerate(weights))}).encode() for name in index}
+    url = f"memory://hub-{len(weights)}/m"
+    for name, content in files.items():
+        store.pipe(f"{url}/{name}", content)
+
+    def fetched(**how):
+        directory = hub.directory(url, **how)
+        return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+    assert fetched(weights=False) == {"config.json", *TOKENIZER, *index}
+    assert fetched() == {"config.json", *TOKENIZER, *index, *weights}
+
+
+def test_a_directory_on_the_web_cannot_be_listed():
+    with pytest.raises(Fault, match="https://example.org/m: the web lists no files of a directory"):
+        hub.directory("https://example.org/m")

@@ -57,7 +57,7 @@ CONFIGS = {"llama": SMALL, "gpt2": GPT2, "phi3": PHI3, "gemma3": GEMMA3, "mixtra
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_layout_of_tensors_goes_round(tmp_path, name):
-    """Fused, upright, unfused experts, periods and tails."""
+    """Fused, input-major, unfused experts, periods and tails."""
     config, params = CONFIGS[name], fresh(CONFIGS[name])
     save(tmp_path / "m", config, params)
     found, loaded = load(tmp_path / "m")
@@ -132,7 +132,7 @@ def test_names_of_base_models_and_of_text_parts_are_known(tmp_path, name, rename
     ],
 )
 def test_shards_are_read_into_place(tmp_path, monkeypatch, name, in_host, shape):
-    """From columns and rows of fused, upright and experts' tensors; and as it is done where devices have memory of
+    """From columns and rows of fused, input-major and experts' tensors; and as it is done where devices have memory of
     their own."""
     monkeypatch.setattr(loading, "_uses_host_memory", lambda device: in_host)
     config, params = CONFIGS[name], fresh(CONFIGS[name])

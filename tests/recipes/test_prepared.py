@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows made ready once: which are, which are not, and that a run is the same with them."""
 
+import errno
+import fcntl
 import io
 import json
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from rich.console import Console
 from jaxpost.data import cache
 from jaxpost.data.blend import Blend
 from jaxpost.data.cleaning import Cleaning
+from jaxpost.data.loader import Single
 from jaxpost.data.sources import jsonl
 from jaxpost.data.tokens import TokenRows
 from jaxpost.faults import Fault
@@ -62,8 +65,33 @@ def test_no_folder_no_tokens(rows, tokenizer, root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path / "file" / "below"))
     assert ready(rows, tokenizer) is rows
-    with pytest.raises(Fault, match="cannot keep .*file.* for later runs"):
+    with pytest.raises(Fault, match="cannot keep .*file.* for later runs.*batches.cache"):
         ready(rows, tokenizer, cache="always")
+
+
+@pytest.mark.parametrize("what", ["full", "locks"])
+def test_a_run_goes_on_where_nothing_can_be_kept(rows, tokenizer, root, monkeypatch, what):
+    def refuses(*_):
+        raise OSError(errno.ENOSPC if what == "full" else errno.ENOLCK, f"it has no {what}")
+
+    monkeypatch.setattr(*((cache, "_write") if what == "full" else (fcntl, "flock")), refuses)
+    console = Console(file=io.StringIO(), width=80)
+    found = ready(rows, tokenizer, console=console, cleaning=Cleaning())
+    assert len(found) == 40 and found[3] == ROWS[3]
+    said = console.file.getvalue().splitlines()
+    assert sum(f"it has no {what}" in line for line in said) == (1 if what == "full" else 2), said
+    assert "Rows are tokenised as they are read: cannot keep " in said[-1]
+    with pytest.raises(Fault, match=f"no {what}.*set batches.cache to 'auto'"):
+        ready(rows, tokenizer, cache="always")
+
+
+def test_a_source_that_cannot_be_read_is_not_said_to_fill_the_disk(rows, tokenizer, root):
+    class Gone(list):
+        def __getitem__(self, index):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", "source.parquet")
+
+    with pytest.raises(FileNotFoundError, match="source.parquet"):
+        cache.tokenised(Gone(ROWS), tokenizer, Single())
 
 
 def test_cleaning_is_said_and_done(rows, tokenizer, root):

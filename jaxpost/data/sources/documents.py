@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from jaxpost.data.sources.record import Record, Rows, check_file
+from jaxpost.data.sources.splits import chosen_key, split_in
 from jaxpost.faults import Fault
 
-WITHIN = ("data", "rows", "examples", "train")  # under which key rows may stand in an object
+WITHIN = ("data", "rows", "examples")  # under which key rows may stand in an object, besides a split's name
 
 
 class JsonRows(Rows):
     """The rows of a JSON document: a list of objects; an object with such a list under `data`, `rows`, `examples` or
-    the name of a split; or an object of columns, lists of one length."""
+    the names of splits (then `part` is the one that is read); or an object of columns, lists of one length."""
 
-    def __init__(self, path: str | Path, name: str = "", split: str = ""):
+    def __init__(self, path: str | Path, name: str = "", split: str = "", otherwise: Sequence[str] = ("train",)):
         path = Path(path)
         check_file(path)
         self.name, self.files = name or str(path), (path,)
@@ -29,7 +30,7 @@ class JsonRows(Rows):
             raise Fault(f"{self.name}:{error.lineno}: not JSON, {error.msg} at column {error.colno}{lines}") from None
         except RecursionError:
             raise Fault(f"{self.name}: JSON that is nested too deeply to be read") from None
-        self._rows = self._found(whole, split)
+        self._rows, self.part = self._found(whole, split, otherwise)
         if not self._rows:
             raise Fault(f"{self.name} holds no rows")
 
@@ -42,21 +43,25 @@ class JsonRows(Rows):
             raise Fault(f"{where}: a row must be an object with fields, not {type(fields).__name__}")
         return Record(fields, where)
 
-    def _found(self, whole: Any, split: str) -> Sequence[Any]:
+    def _found(self, whole: Any, split: str, otherwise: Sequence[str]) -> tuple[Sequence[Any], str]:
+        """The rows, and the split that they are of where the document has splits."""
         if isinstance(whole, list):
-            return whole
-        if isinstance(whole, dict) and split and isinstance(whole.get(split), list):
-            return whole[split]
+            return whole, ""
         if isinstance(whole, dict):
             lists = {key: value for key, value in whole.items() if isinstance(value, list)}
-            for key in WITHIN:
-                if key in lists and all(isinstance(row, dict) for row in lists[key]):
-                    return lists[key]
+            rows = {key: value for key, value in lists.items() if all(isinstance(row, dict) for row in value)}
+            table = len(lists) == len(whole) and len({len(value) for value in lists.values()}) == 1
+            if len(rows) == len(lists) or not table:  # else a column's name may happen to be a split's
+                if named := [key for key in rows if key == split or split_in(key)]:
+                    key = chosen_key(split, otherwise, named, self.name)
+                    return rows[key], key
+                if key := next((key for key in WITHIN if key in rows), ""):
+                    return rows[key], ""
             if lists and len(lists) == len(whole):
-                return _across(lists, self.name)
+                return _across(lists, self.name), ""
         raise Fault(
-            f"{self.name}: rows are a list of objects, such a list under {' or '.join(map(repr, WITHIN))}, or lists of "
-            f"one length by field; this is {_what(whole)}"
+            f"{self.name}: rows are a list of objects, such a list under {', '.join(map(repr, WITHIN))} or a split's "
+            f"name, or lists of one length by field; this is {_what(whole)}"
         )
 
 

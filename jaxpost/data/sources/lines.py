@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files with a row on every line: JSON Lines, and plain text with a document on every line."""
 
+import codecs
 import json
-import mmap
 from abc import abstractmethod
 from array import array
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpost.data.sources.mapped import Mapped
 from jaxpost.data.sources.record import Record, Rows, check_file
 from jaxpost.data.sources.stored import note
 from jaxpost.faults import Fault
@@ -27,28 +28,19 @@ class Lines(Rows):
     def __init__(self, path: str | Path, name: str = ""):
         path = Path(path)
         check_file(path)
-        self.name, self.files = name or str(path), (path,)
+        self.name, self.files, self._bytes = name or str(path), (path,), Mapped(path)
+        self._wide = self._bytes[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         self._starts, self._numbers = found_lines(path, self.name)
         if len(self._numbers) == 0:
             raise Fault(f"{self.name} holds blank lines only")
-        self._map()
-
-    def _map(self) -> None:
-        with open(self.files[0], "rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_bytes"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._map()
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def row(self, index: int) -> Record:
         where = f"{self.name}:{self._numbers[index]}"
+        if self._wide:  # of whose lines some would decode all the same
+            raise Fault(f"{where}: not UTF-8 (byte 1 of the file): it is UTF-16, by its mark; save it as UTF-8")
         line = self._bytes[self._starts[index] : self._starts[index + 1]].partition(b"\n")[0]  # blank ones may follow
         try:
             # A byte order mark may open a file; JSON's own guess at other encodings would read garbage as text.

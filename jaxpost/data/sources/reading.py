@@ -14,6 +14,7 @@ from jaxpost.data.sources.lines import JsonLines, TextLines
 from jaxpost.data.sources.record import Cut, Joined, Rows, check_file
 from jaxpost.data.sources.remote import downloaded, is_remote
 from jaxpost.data.sources.separated import DELIMITERS, CsvRows
+from jaxpost.data.sources.splits import chosen, split_in
 from jaxpost.faults import Fault, nearest
 
 # In which order a directory's files are taken for its rows: the last ones are as often notes about them.
@@ -28,12 +29,6 @@ READERS: dict[str, Callable[[Path, str], Rows]] = {
     ".json": JsonRows,
     ".txt": TextLines,
 }
-# Words in a file's name that say which split it belongs to, as the Hugging Face hub understands them.
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
 
 
 def read(path: str | Sequence[str], split: str = "", otherwise: Sequence[str] = ("train",)) -> Rows:
@@ -43,9 +38,9 @@ def read(path: str | Sequence[str], split: str = "", otherwise: Sequence[str] = 
     not), a pattern of files, or a directory: of such files, of a saved Hugging Face data set, of a prepared TFDS data
     set; here, or elsewhere (`gs://`, `s3://`, `https://`).
 
-    `split` chooses where a directory has several (by its files' names, where nothing else says it), and may be cut as
-    in `train[:90%]`; where it is not given, the first of `otherwise` that is there is chosen. A pattern's files are
-    all taken.
+    `split` chooses where a directory or a JSON document has several (by its files' names, by its keys, where nothing
+    else says it), and may be cut as in `train[:90%]`; where it is not given, the first of `otherwise` that is there is
+    chosen. A pattern's files are all taken.
     """
     if not isinstance(path, str):
         parts = [read(one, split, otherwise) for one in path]
@@ -54,35 +49,32 @@ def read(path: str | Sequence[str], split: str = "", otherwise: Sequence[str] = 
         return parts[0] if len(parts) == 1 else Joined(parts, f"{parts[0].name} and {len(parts) - 1} more")
     local = downloaded(path) if is_remote(path) else Path(path).expanduser()
     if tfds.is_prepared(local):
-        return tfds.TfdsRows(local, split or _chosen("", otherwise, tfds.splits(local), path))
+        return tfds.TfdsRows(local, split or chosen("", otherwise, tfds.splits(local), path))
     name, cut = _cut(split, path)
-    rows = _directory(local, path, name, otherwise) if local.is_dir() else _files(local, path, name)
+    rows = _directory(local, path, name, otherwise) if local.is_dir() else _files(local, path, name, otherwise)
     return _taken(rows, cut, path, split) if cut else rows
 
 
-def _files(local: Path, path: str, split: str) -> Rows:
+def _files(local: Path, path: str, split: str, otherwise: Sequence[str]) -> Rows:
     if local.exists() or not glob.has_magic(str(local)):
-        rows = _one(local, path, split)
-        if not isinstance(rows, JsonRows) and split not in ("", "train", _split_of(local)):
-            raise Fault(f"{path} is one file, in which there is no split {split!r}; name the file of that split")
-        return rows
+        return _one(local, path, split, otherwise)
     found = sorted(map(Path, glob.glob(str(local), recursive=True)))
     if not found:
         raise Fault(f"no file fits {path}")
-    return _joined(_of_split(found, split, (), path) if split else found, path)
+    return _joined(_of_split(found, split, (), path) if split else found, path, split, otherwise)
 
 
 def _directory(local: Path, path: str, split: str, otherwise: Sequence[str]) -> Rows:
     if (local / "dataset_dict.json").is_file():
         known = json.loads((local / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        chosen = _chosen(split, otherwise, known, path)
-        return _saved(local / chosen, f"{path}/{chosen}")
+        name = chosen(split, otherwise, known, path)
+        return _saved(local / name, f"{path}/{name}")
     if (local / "state.json").is_file():
         return _saved(local, path)
     found = [file for file in sorted(local.rglob("*")) if file.is_file() and not _hidden(file.relative_to(local))]
     for suffix in READERS:
         if files := [file for file in found if _suffix(file) == suffix]:
-            return _joined(_of_split(files, split, otherwise, path), path)
+            return _joined(_of_split(files, split, otherwise, path), path, split, otherwise)
     raise Fault(
         f"{path} holds no rows: neither files that end in {', '.join(READERS)}, nor a data set saved by Hugging Face's "
         "datasets (state.json) or prepared by TFDS (dataset_info.json and features.json)"
@@ -102,12 +94,12 @@ def _saved(directory: Path, name: str) -> Rows:
     return parts[0] if len(parts) == 1 else Joined(parts, name)
 
 
-def _joined(files: Sequence[Path], path: str) -> Rows:
-    parts = [_one(file, str(file)) for file in files]
+def _joined(files: Sequence[Path], path: str, split: str, otherwise: Sequence[str]) -> Rows:
+    parts = [_one(file, str(file), split, otherwise) for file in files]
     return parts[0] if len(parts) == 1 else Joined(parts, path)
 
 
-def _one(file: Path, name: str, split: str = "") -> Rows:
+def _one(file: Path, name: str, split: str, otherwise: Sequence[str]) -> Rows:
     suffix = _suffix(file)
     if suffix not in READERS:
         if file.suffix in SUFFIXES or not file.exists():
@@ -118,7 +110,10 @@ def _one(file: Path, name: str, split: str = "") -> Rows:
         )
     check_file(file)
     plain = unpacked(file, name)
-    return JsonRows(plain, name, split) if suffix == ".json" else READERS[suffix](plain, name)
+    rows = JsonRows(plain, name, split, otherwise) if suffix == ".json" else READERS[suffix](plain, name)
+    if not rows.part and split not in ("", "train", _split_of(file)):
+        raise Fault(f"{name} is one file, in which there is no split {split!r}; name the file of that split")
+    return rows
 
 
 def _suffix(file: Path) -> str:
@@ -130,35 +125,22 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
-def _chosen(split: str, otherwise: Sequence[str], known: Sequence[str], path: str) -> str:
-    """The split asked for, or the first of the others that is there, or the only one."""
-    if split and split not in known:
-        raise Fault(f"{path} has no split {split!r}; {nearest(split, known)}")
-    found = [name for name in (split, *otherwise) if name in known] or (known if len(known) == 1 else [])
-    if not found:
-        raise Fault(f"{path} has the splits {', '.join(known)}, and not {' or '.join(otherwise)}; say which to read")
-    return found[0]
-
-
 def _of_split(files: Sequence[Path], split: str, otherwise: Sequence[str], path: str) -> Sequence[Path]:
     """The files of a split; all of them where no name says of which it is and none was asked for."""
     named: dict[str, list[Path]] = {}
     for file in files:
         named.setdefault(_split_of(file), []).append(file)
     known = [name for name in named if name]
-    if len(known) > 1 or (split and (known or split != "train")):  # files without names of splits are for training
-        return named[_chosen(split, otherwise, known, path)]
+    documents = all(_suffix(file) == ".json" for file in files)  # which may have splits in them
+    # Files without names of splits are for training.
+    if len(known) > 1 or (split and (known or (split != "train" and not documents))):
+        return named[chosen(split, otherwise, known, path)]
     return files
 
 
 def _split_of(file: Path) -> str:
     """By a whole word of the file's name, or else of its directory's; a word of no split stands for itself."""
-    for text in (file.name.partition(".")[0], file.parent.name):
-        words = re.split(r"[-_. ]+|(?<=\D)(?=\d)", text.lower())
-        for split, names in SPLITS.items():
-            if any(name in words for name in names):
-                return split
-    return ""
+    return split_in(file.name.partition(".")[0]) or split_in(file.parent.name)
 
 
 def _cut(split: str, path: str) -> tuple[str, str]:

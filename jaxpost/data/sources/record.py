@@ -3,10 +3,10 @@
 
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxpost.faults import Fault, nearest
 
@@ -19,11 +19,23 @@ class Record(dict[str, Any]):
         self.where = where
 
 
+class Span(NamedTuple):
+    """The rows from `start` to before `stop` of a file, or of a part of it; `name` is what messages call the file."""
+
+    name: str
+    file: Path
+    part: str
+    start: int
+    stop: int
+
+
 class Rows(Sequence[Record]):
-    """Random access to the rows of one source. `name` is what its user called it, `files` are what it is read from."""
+    """Random access to the rows of one source. `name` is what its user called it, `files` are what it is read from,
+    and `part` is what of its file is read where a file has several lists of rows."""
 
     name: str
     files: tuple[Path, ...]
+    part: str = ""
 
     @abstractmethod
     def row(self, index: int) -> Record:
@@ -31,6 +43,10 @@ class Rows(Sequence[Record]):
 
     def __getitem__(self, index: int) -> Record:
         return self.row(range(len(self))[index])
+
+    def spans(self, start: int, stop: int) -> Iterator[Span]:
+        """Where the rows from `start` to before `stop` lie."""
+        yield Span(self.name, self.files[0].resolve(), self.part, start, stop)
 
 
 class Joined(Rows):
@@ -48,6 +64,12 @@ class Joined(Rows):
         part = bisect_right(self._ends, index)
         return self._parts[part].row(index - (self._ends[part - 1] if part else 0))
 
+    def spans(self, start: int, stop: int) -> Iterator[Span]:
+        for part, end in zip(self._parts, self._ends, strict=True):
+            begin = end - len(part)
+            if max(start, begin) < min(stop, end):
+                yield from part.spans(max(start, begin) - begin, min(stop, end) - begin)
+
 
 class Cut(Rows):
     """The rows of a source from `start` to before `stop`."""
@@ -61,6 +83,21 @@ class Cut(Rows):
 
     def row(self, index: int) -> Record:
         return self._rows.row(self._start + index)
+
+    def spans(self, start: int, stop: int) -> Iterator[Span]:
+        return self._rows.spans(self._start + start, self._start + stop)
+
+
+def common(one: Iterable[Span], other: Iterable[Span]) -> str:
+    """The name of a file of which both have a row, or nothing."""
+    lying: dict[tuple[Path, str], list[Span]] = {}
+    for span in one:
+        lying.setdefault((span.file, span.part), []).append(span)
+    for span in other:
+        for each in lying.get((span.file, span.part), ()):
+            if each.start < span.stop and span.start < each.stop:
+                return span.name
+    return ""
 
 
 def files_of(rows: Sequence[Any]) -> tuple[Path, ...]:

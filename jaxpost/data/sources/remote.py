@@ -4,6 +4,8 @@
 import posixpath
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,14 +20,17 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def downloaded(url: str) -> Path:
+def downloaded(url: str, patterns: Sequence[str] = ()) -> Path:
     """Where the file, or the directory with all files in it, lies in the cache; of a pattern, the directory of what
-    fits. What changed since it was downloaded is downloaded again."""
+    fits. Of a directory only what fits one of `patterns`, if there are any: `*.json` is in it, `sub/*.json` below.
+    What changed since it was downloaded is downloaded again."""
     scheme = url.partition("://")[0]
     try:
         if scheme in ("http", "https"):
+            if patterns:
+                raise Fault(f"{url}: the web lists no files of a directory; copy it here and name the copy")
             return _web(url)
-        return _stored(url, scheme)
+        return _stored(url, scheme, patterns)
     except Fault:
         raise
     except FileNotFoundError as error:
@@ -54,7 +59,7 @@ def _web(url: str) -> Path:
         return kept(of, name, lambda to: _copy(answer, to, url, size))
 
 
-def _stored(url: str, scheme: str) -> Path:
+def _stored(url: str, scheme: str, patterns: Sequence[str]) -> Path:
     import fsspec
 
     if scheme not in fsspec.available_protocols():
@@ -68,8 +73,11 @@ def _stored(url: str, scheme: str) -> Path:
         base = path[: next(i for i, sign in enumerate(path) if sign in MAGIC)].rpartition("/")[0]
         files = store.glob(path, detail=True)
     else:
-        base, files = path, store.find(path, detail=True)
+        depth = max((pattern.count("/") + 1 for pattern in patterns), default=None)
+        base, files = path, store.find(path, maxdepth=depth, detail=True)
     files = {name: info for name, info in files.items() if info.get("type") == "file"}
+    if patterns:
+        files = {name: info for name, info in files.items() if _fits(posixpath.relpath(name, base), patterns)}
     if not files:
         raise Fault(f"no file {url}")
     of = " ".join(_of(name, info) for name, info in sorted(files.items()))
@@ -81,6 +89,10 @@ def _stored(url: str, scheme: str) -> Path:
             _fetch(store, name, target, f"{scheme}://{name.lstrip('/')}")
 
     return kept(f"{url} {of}", posixpath.basename(base.rstrip("/")) or "all", make)
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 def _of(name: str, info: Any) -> str:

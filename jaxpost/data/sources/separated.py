@@ -3,7 +3,6 @@
 
 import csv
 import io
-import mmap
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpost.data.sources.mapped import Mapped
 from jaxpost.data.sources.record import Record, Rows, check_file
 from jaxpost.data.sources.stored import note
 from jaxpost.faults import Fault
@@ -30,7 +30,7 @@ class CsvRows(Rows):
     def __init__(self, path: str | Path, name: str = "", delimiter: str = ","):
         path = Path(path)
         check_file(path)
-        self.name, self.files, self._delimiter = name or str(path), (path,), delimiter
+        self.name, self.files, self._delimiter, self._bytes = name or str(path), (path,), delimiter, Mapped(path)
         starts, numbers = array("q"), array("q")
         self._names: list[str] = []
         for fields, start, number in self._read(path):
@@ -44,18 +44,6 @@ class CsvRows(Rows):
             raise Fault(f"{self.name} has a header but no rows")
         starts.append(path.stat().st_size)
         self._starts, self._numbers = np.array(starts), np.array(numbers)
-        self._map()
-
-    def _map(self) -> None:
-        with open(self.files[0], "rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_bytes"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._map()
 
     def __len__(self) -> int:
         return len(self._numbers)

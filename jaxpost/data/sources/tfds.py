@@ -4,14 +4,16 @@
 import importlib
 import os
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxpost.data.sources.record import Record, Rows
+from jaxpost.data.sources.mapped import OPEN
+from jaxpost.data.sources.record import Record, Rows, Span
 from jaxpost.data.sources.tfrecord import TfRecords
 from jaxpost.faults import Fault, nearest
 
@@ -57,6 +59,14 @@ class TfdsRows(Rows):
     def __len__(self) -> int:
         return self._ends[-1]
 
+    def spans(self, start: int, stop: int) -> Iterator[Span]:
+        begin = 0
+        for path, skip, end in zip(self.files, self._skips, self._ends, strict=True):
+            first, last = max(start, begin), min(stop, end)
+            if first < last:
+                yield Span(str(path), path.resolve(), "", skip + first - begin, skip + last - begin)
+            begin = end
+
     def row(self, index: int) -> Record:
         shard = bisect_right(self._ends, index)
         at = self._skips[shard] + index - (self._ends[shard - 1] if shard else 0)
@@ -70,31 +80,27 @@ class TfdsRows(Rows):
 
 
 class ArrayRecords:
-    """The records of an array_record file. Opened at first use in each process: its threads do not survive a fork."""
+    """The records of an array_record file."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self._count = self._reader().num_records()
-        self._opened: tuple[int, Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_opened": None}
+        self._path, self._count = path, _opened(path, os.getpid()).num_records()
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> bytes:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), self._reader()
-        return self._opened[1].read([index])[0]
+        return _opened(self._path, os.getpid()).read([index])[0]
 
-    def _reader(self) -> Any:
-        module = importlib.import_module("array_record.python.array_record_module")
-        try:
-            # Rows are read in a random order: the chunk around a record, and nothing ahead of it.
-            return module.ArrayRecordReader(str(self._path), options="readahead_buffer_size:0")
-        except Exception as error:
-            raise Fault(f"{self._path} is damaged, or no array_record file: {error}") from None
+
+# Fewer than maps, beside which they are open; by process as well: a reader's threads do not survive a fork.
+@lru_cache(OPEN // 2)
+def _opened(path: Path, process: int) -> Any:
+    module = importlib.import_module("array_record.python.array_record_module")
+    try:
+        # Rows are read in a random order: the chunk around a record, and nothing ahead of it.
+        return module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
+    except Exception as error:
+        raise Fault(f"{path} is damaged, or no array_record file: {error}") from None
 
 
 READERS = {"array_record": ArrayRecords, "tfrecord": TfRecords}

@@ -4,14 +4,13 @@
 A record is its length (8 bytes, little-endian), that length's masked checksum (4), the bytes, and theirs (4).
 """
 
-import mmap
 from array import array
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxpost.data.sources.checksums import crc32c, masked
+from jaxpost.data.sources.mapped import Mapped
 from jaxpost.data.sources.record import check_file
 from jaxpost.data.sources.stored import note
 from jaxpost.faults import Fault
@@ -25,38 +24,28 @@ class TfRecords:
 
     def __init__(self, path: Path):
         check_file(path)
-        self._path = path
-        self._map()
+        self._path, self._bytes = path, Mapped(path)
         self._starts = self._found()
-
-    def _map(self) -> None:
-        with open(self._path, "rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_bytes"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._map()
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> bytes:
         start = int(self._starts[index])
-        end = start + HEAD + int.from_bytes(self._bytes[start : start + 8], "little")
-        body = self._bytes[start + HEAD : end]
-        said = int.from_bytes(self._bytes[end : end + TAIL], "little")
+        mapped = self._bytes.whole()
+        end = start + HEAD + int.from_bytes(mapped[start : start + 8], "little")
+        body = mapped[start + HEAD : end]
+        said = int.from_bytes(mapped[end : end + TAIL], "little")
         if masked(crc32c(np.frombuffer(body, np.uint8)[None]))[0] != said:
             raise Fault(f"{self._path}: record {index + 1} is damaged: its checksum is another; get the file again")
         return body
 
     def _found(self) -> np.ndarray:
-        starts, at, size = array("q"), 0, len(self._bytes)
+        mapped, starts, at = self._bytes.whole(), array("q"), 0
+        size = len(mapped)
         while at < size:
             starts.append(at)
-            end = at + HEAD + int.from_bytes(self._bytes[at : at + 8], "little") + TAIL
+            end = at + HEAD + int.from_bytes(mapped[at : at + 8], "little") + TAIL
             if end > size:
                 # A damaged length leads anywhere: say what was damaged first, if not the end of the file.
                 self._check_lengths(np.array(starts))
@@ -69,7 +58,7 @@ class TfRecords:
         return found
 
     def _check_lengths(self, starts: np.ndarray) -> None:
-        whole = np.frombuffer(self._bytes, np.uint8)
+        whole = np.frombuffer(self._bytes.whole(), np.uint8)
         starts = starts[starts + HEAD <= len(whole)]
         for first in range(0, len(starts), EVERY):
             heads = whole[starts[first : first + EVERY, None] + np.arange(HEAD)]

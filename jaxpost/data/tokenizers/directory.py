@@ -211,14 +211,14 @@ class Described:
         """Takes what a config says of the template's options and of the texts that begin turns."""
         options = {} if chat.thinking is None else {"enable_thinking": chat.thinking}
         response, instruction = self._spelt(chat.response), self._spelt(chat.instruction)
-        if not (response or instruction or options):
+        if not (response or instruction or options or chat.today):
             return
         if isinstance(self.template, BuiltIn):
             raise Fault(
-                f"{self.name}: it has no chat template for the config's chat.response, instruction or thinking; name "
-                "a Jinja file as chat.template, or leave them out: the built-in template knows its turns"
+                f"{self.name}: it has no chat template for the config's chat.response, instruction, thinking or today; "
+                "name a Jinja file as chat.template, or leave them out: the built-in template knows its turns"
             )
-        self._template = self.template.configured(response, instruction, **options)
+        self._template = self.template.configured(response, instruction, chat.today, **options)
 
     def _spelt(self, given: str | tuple[int, ...]) -> str:
         """Text as it is; tokens as the text that they stand for, special ones included."""

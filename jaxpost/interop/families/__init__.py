@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxpost.faults import Fault, nearest
 from jaxpost.interop import config_json
-from jaxpost.interop.config_json import Fields
+from jaxpost.interop.config_json import ConfigFields
 from jaxpost.interop.families.family import Family as Family
 from jaxpost.interop.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_WITH_VISION
 from jaxpost.interop.families.gpt2 import GPT2
@@ -31,7 +31,7 @@ def read(directory: Path) -> tuple[Family, Decoder]:
     return family, family.decoder(said)
 
 
-def _named(said: Fields) -> Family:
+def _named(said: ConfigFields) -> Family:
     kind = said.values.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
         return FAMILIES[kind]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpost.faults import Fault
-from jaxpost.interop.config_json import Fields
+from jaxpost.interop.config_json import ConfigFields
 from jaxpost.models.architecture import Decoder, Layer
 
 LAYER = "model.layers.{layer}."
@@ -45,34 +45,34 @@ class Family:
     `tensors` names the tensor of every parameter, with a hole for the layer (`{layer}`) and for the expert
     (`{expert}`); parameters inside blocks go by their path there, those of experts by `experts/...`. Parameters that
     share a tensor lie in it one behind the other along their out axis, in the table's order; a tensor without a hole
-    for the expert holds all experts. Matrices are stored `[out, in]`, those named in `upright` `[in, out]`. `fused`
+    for the expert holds all experts. Matrices are stored `[out, in]`, those named in `input_major` `[in, out]`. `fused`
     are other names, which are read where a checkpoint has them. `renamed` turns a checkpoint's names into the
-    table's, `ignored` are buffers and other parts of larger models. `together` are the biases that a checkpoint has
-    all or none of, and `always` those that it has at any rate. `divided` families are refused by transformers where
-    the number of heads does not divide the width.
+    table's, `ignored` are buffers and other parts of larger models. A checkpoint has all or none of the biases of one
+    of the `bias_groups`, and those `always_biased` at any rate. Where `heads_divide_width`, transformers refuses a
+    model whose number of heads does not divide its width.
     """
 
     kind: str
     architecture: str
-    read: Callable[[Fields], Decoder]
+    read: Callable[[ConfigFields], Decoder]
     write: Callable[[Decoder], dict[str, Any]]
     tensors: Mapping[str, str] = field(default_factory=lambda: LLAMA)
-    silent: Mapping[str, Any] = field(default_factory=dict)
-    only: Mapping[str, Any] = field(default_factory=dict)
-    upright: frozenset[str] = frozenset({"embed", "positions"})
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    required: Mapping[str, Any] = field(default_factory=dict)
+    input_major: frozenset[str] = frozenset({"embed", "positions"})
     fused: Mapping[str, str] = field(default_factory=dict)
     renamed: Sequence[tuple[str, str]] = ((r"^(?!model\.|lm_head\.)", "model."),)
     ignored: str = r".*\.rotary_emb\.inv_freq"
-    together: tuple[tuple[str, ...], ...] = ()
-    always: tuple[str, ...] = ()
-    divided: bool = False
+    bias_groups: tuple[tuple[str, ...], ...] = ()
+    always_biased: tuple[str, ...] = ()
+    heads_divide_width: bool = False
 
-    def decoder(self, said: Fields) -> Decoder:
-        """What a config.json says. `silent` is what transformers takes where it says nothing; `only` are fields with
-        one value that can be served."""
-        said = said.silent(self.silent)
-        for name, value in self.only.items():
-            said.only(name, value)
+    def decoder(self, said: ConfigFields) -> Decoder:
+        """What a config.json says. `defaults` are what transformers takes where it says nothing; `required`
+        are fields with one value that can be served."""
+        said = said.with_defaults(self.defaults)
+        for name, value in self.required.items():
+            said.require(name, value)
         return replace(self.read(said), family=self.kind)
 
     def fields(self, config: Decoder) -> dict[str, Any]:
@@ -89,8 +89,8 @@ class Family:
 
     def with_biases(self, config: Decoder) -> Decoder:
         """The config with the biases that a checkpoint of it would have beside its own."""
-        names = {*config.biases, *self.always}
-        for kind in self.together:
+        names = {*config.biases, *self.always_biased}
+        for kind in self.bias_groups:
             names |= set(kind) if names & set(kind) else set()
         return replace(config, biases=_ordered(names))
 
@@ -98,10 +98,10 @@ class Family:
         """Which fields of a decoder the family cannot hold as they are."""
         wanted = normal(config)
         try:
-            found = normal(self.decoder(Fields(Path("config.json"), self.fields(wanted))))
+            found = normal(self.decoder(ConfigFields(Path("config.json"), self.fields(wanted))))
         except Fault as fault:
             return (str(fault).split("; ")[0],)
-        refused = ("d", "heads") if self.divided and config.d % config.heads else ()
+        refused = ("d", "heads") if self.heads_divide_width and config.d % config.heads else ()
         names = (f.name for f in fields(wanted) if f.compare)
         return tuple(n for n in names if n in refused or getattr(found, n) != getattr(wanted, n))
 
@@ -124,7 +124,7 @@ def _ordered(biases: set[str] | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in ATTENTION + MLP if name in biases)
 
 
-def biases(said: Fields, flags: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def biases(said: ConfigFields, flags: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """The biases that flags switch on, kind by kind."""
     return tuple(name for flag, names in flags.items() if said.flag(flag) for name in names)
 
@@ -134,7 +134,7 @@ def flagged(config: Decoder, flags: Mapping[str, tuple[str, ...]]) -> dict[str, 
     return {flag: set(names) <= set(config.biases) for flag, names in flags.items()}
 
 
-def window(said: Fields) -> int | None:
+def window(said: ConfigFields) -> int | None:
     """The window of a model whose layers are alike."""
     return None if said.values.get("sliding_window") is None else said.size("sliding_window")
 

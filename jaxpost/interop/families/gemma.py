@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxpost.interop import rope_json
-from jaxpost.interop.config_json import Fields, activation_name, dtype, kinds, sizes, spelled
+from jaxpost.interop.config_json import ConfigFields, activation_name, dtype, kinds, sizes, spelled
 from jaxpost.interop.families.family import (
     ATTENTION,
     LAYER,
@@ -25,7 +25,7 @@ from jaxpost.models.architecture import Decoder, Layer
 from jaxpost.models.rope import Rope
 
 _BIASES = {"attention_bias": ATTENTION}
-_ONLY = {"use_bidirectional_attention": False}
+_REQUIRED = {"use_bidirectional_attention": False}
 _FOUR_NORMS = {
     **LLAMA,
     "attn_post_norm": LAYER + "post_attention_layernorm.weight",
@@ -40,21 +40,21 @@ _TEXT_RENAMED = (
 _VISION = r"(model\.)?(vision_tower|multi_modal_projector)\..*"
 
 
-def _common(said: Fields, activation: str) -> dict[str, Any]:
+def _common(said: ConfigFields, activation: str) -> dict[str, Any]:
     of = sizes(said)
     act = said.activation(activation)
     of |= {"norm": "offset", "embed_scale": of["d"] ** 0.5, "biases": biases(said, _BIASES), "activation": act}
     return of
 
 
-def _gemma(said: Fields) -> Decoder:
+def _gemma(said: ConfigFields) -> Decoder:
     of = _common(said, "hidden_act")
     # "gelu" is what the first files say, and the tanh form is meant.
     of["activation"] = "gelu_tanh" if of["activation"] == "gelu" else of["activation"]
     return Decoder(**of, rope=rope_json.read(said, of["head_size"]))
 
 
-def _capped(said: Fields, head_size: int) -> dict[str, Any]:
+def _capped(said: ConfigFields, head_size: int) -> dict[str, Any]:
     scalar = said.number("query_pre_attn_scalar", 256)
     caps = {name: said.values.get(f"{field}_logit_softcapping") for name, field in _CAPS.items()}
     for name, field in _CAPS.items():
@@ -65,7 +65,7 @@ def _capped(said: Fields, head_size: int) -> dict[str, Any]:
 _CAPS = {"attn_cap": "attn", "logit_cap": "final"}
 
 
-def _gemma2(said: Fields) -> Decoder:
+def _gemma2(said: ConfigFields) -> Decoder:
     of = _common(said, "hidden_activation")
     windowed = kinds(said, of["layers"], [number % 2 == 0 for number in range(of["layers"])])
     pattern = shortest([Layer(window=window(said) if sees else None) for sees in windowed])
@@ -73,7 +73,7 @@ def _gemma2(said: Fields) -> Decoder:
     return Decoder(**of, **_capped(said, of["head_size"]), rope=rope, pattern=pattern)
 
 
-def _gemma3(said: Fields) -> Decoder:
+def _gemma3(said: ConfigFields) -> Decoder:
     of = _common(said, "hidden_activation")
     rope, local = _ropes(said, of["head_size"])
     period = "_sliding_window_pattern" if "_sliding_window_pattern" in said.values else "sliding_window_pattern"
@@ -84,10 +84,10 @@ def _gemma3(said: Fields) -> Decoder:
     return Decoder(**of, **_capped(said, of["head_size"]), rope=rope, pattern=pattern, qk_norm=True)
 
 
-def _ropes(said: Fields, head_size: int) -> tuple[Rope, Rope]:
+def _ropes(said: ConfigFields, head_size: int) -> tuple[Rope, Rope]:
     """That of the layers that see all, and that of the others."""
-    nested = said.inside("rope_parameters") or Fields(said.file, {}, said.within)
-    nothing = Fields(said.file, {}, said.within)
+    nested = said.inside("rope_parameters") or ConfigFields(said.file, {}, said.within)
+    nothing = ConfigFields(said.file, {}, said.within)
     full = nested.inside("full_attention") or nothing
     near = nested.inside("sliding_attention") or nothing
     scaling = said.inside("rope_scaling")  # version 4's, which stretches the layers that see all
@@ -97,14 +97,14 @@ def _ropes(said: Fields, head_size: int) -> tuple[Rope, Rope]:
     return rope_json.of(full, said, head_size, theta), rope_json.of(near, said, head_size, base)
 
 
-def _text_of(said: Fields) -> Decoder:
+def _text_of(said: ConfigFields) -> Decoder:
     """The text part of a model that also sees: its config is an object within."""
     text = said.inside("text_config")
     if text is None:
         raise said.fault("text_config", "a gemma3 directory says there what its text part is; gemma3_text is one alone")
-    text = text.silent(GEMMA3.silent)
-    for name, value in GEMMA3.only.items():
-        text.only(name, value)
+    text = text.with_defaults(GEMMA3.defaults)
+    for name, value in GEMMA3.required.items():
+        text.require(name, value)
     own = text.values.get("dtype") or text.values.get("torch_dtype")
     return replace(_gemma3(text), dtype=dtype(text if own else said))
 
@@ -141,7 +141,7 @@ def _write_text(config: Decoder) -> dict[str, Any]:
 
 
 _TANH = "gelu_pytorch_tanh"
-_SILENT = {"max_position_embeddings": 8192, "head_dim": 256, "tie_word_embeddings": True}
+_DEFAULTS = {"max_position_embeddings": 8192, "head_dim": 256, "tie_word_embeddings": True}
 
 GEMMA = Family(
     "gemma",
@@ -149,9 +149,9 @@ GEMMA = Family(
     _gemma,
     # Version 4 takes the exact form where hidden_activation is missing, whatever hidden_act is.
     lambda c: _write(c) | dict.fromkeys(("hidden_act", "hidden_activation"), activation_name(c.activation)),
-    silent={**_SILENT, "hidden_act": _TANH, "num_key_value_heads": 16},
-    only=_ONLY,
-    together=(ATTENTION,),
+    defaults={**_DEFAULTS, "hidden_act": _TANH, "num_key_value_heads": 16},
+    required=_REQUIRED,
+    bias_groups=(ATTENTION,),
 )
 
 GEMMA2 = Family(
@@ -160,17 +160,17 @@ GEMMA2 = Family(
     _gemma2,
     _write_layers,
     tensors=_FOUR_NORMS,
-    silent={
-        **_SILENT,
+    defaults={
+        **_DEFAULTS,
         "hidden_activation": _TANH,
         "num_key_value_heads": 4,
         "sliding_window": 4096,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     },
-    only=_ONLY,
-    together=(ATTENTION,),
-    divided=True,
+    required=_REQUIRED,
+    bias_groups=(ATTENTION,),
+    heads_divide_width=True,
 )
 
 GEMMA3 = Family(
@@ -179,8 +179,8 @@ GEMMA3 = Family(
     _gemma3,
     _write_text,
     tensors={**_FOUR_NORMS, **QK_NORMS},
-    silent={
-        **_SILENT,
+    defaults={
+        **_DEFAULTS,
         # Published files leave these out.
         "vocab_size": 262_208,
         "hidden_size": 2304,
@@ -192,12 +192,12 @@ GEMMA3 = Family(
         "hidden_activation": _TANH,
         "sliding_window": 4096,
     },
-    only=_ONLY,
+    required=_REQUIRED,
     renamed=_TEXT_RENAMED,
     ignored=rf"{_VISION}|.*\.rotary_emb.*inv_freq",
-    together=(ATTENTION,),
-    divided=True,
+    bias_groups=(ATTENTION,),
+    heads_divide_width=True,
 )
 
-GEMMA3_WITH_VISION = replace(GEMMA3, kind="gemma3", read=_text_of, silent={}, only={})
+GEMMA3_WITH_VISION = replace(GEMMA3, kind="gemma3", read=_text_of, defaults={}, required={})
 """Read only: what is saved is the text part."""

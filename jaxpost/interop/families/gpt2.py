@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from jaxpost.interop.config_json import Fields, activation_name, dtype
+from jaxpost.interop.config_json import ConfigFields, activation_name, dtype
 from jaxpost.interop.families.family import ATTENTION, Family
 from jaxpost.models.architecture import Decoder
 
@@ -12,7 +12,7 @@ _BIASES = (*ATTENTION, "up", "down")
 _H = "transformer.h.{layer}."
 
 
-def _read(said: Fields) -> Decoder:
+def _read(said: ConfigFields) -> Decoder:
     heads, d = said.size("n_head"), said.size("n_embd")
     if d % heads:
         raise said.fault("n_embd", f"n_head {heads} must divide it")
@@ -77,10 +77,10 @@ GPT2 = Family(
         "norm_bias": "transformer.ln_f.bias",
         "head": "lm_head.weight",
     },
-    silent={"activation_function": "gelu_new"},
-    only={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-    upright=frozenset({"embed", "positions", *(f"attn/{name}" for name in ATTENTION), "mlp/up", "mlp/down"}),
+    defaults={"activation_function": "gelu_new"},
+    required={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    input_major=frozenset({"embed", "positions", *(f"attn/{name}" for name in ATTENTION), "mlp/up", "mlp/down"}),
     renamed=((r"^(?!transformer\.|lm_head\.)", "transformer."),),
     ignored=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
-    always=_BIASES,
+    always_biased=_BIASES,
 )

@@ -4,7 +4,7 @@
 from typing import Any
 
 from jaxpost.interop import rope_json
-from jaxpost.interop.config_json import Fields, activation_name, sizes, spelled
+from jaxpost.interop.config_json import ConfigFields, activation_name, sizes, spelled
 from jaxpost.interop.families.family import ATTENTION, LAYER, LLAMA, MLP, Family, biases, flagged, one_window, window
 from jaxpost.models.architecture import Decoder, Layer
 
@@ -12,13 +12,13 @@ _BIASES = {"attention_bias": ATTENTION, "mlp_bias": MLP}
 _MLP_BIASES = {f"mlp/{name}_bias": LAYER + f"mlp.{name}_proj.bias" for name in MLP}
 
 
-def _llama(said: Fields) -> Decoder:
+def _llama(said: ConfigFields) -> Decoder:
     of = sizes(said)
     rope = rope_json.read(said, of["head_size"])
     return Decoder(**of, rope=rope, activation=said.activation("hidden_act"), biases=biases(said, _BIASES))
 
 
-def _mistral(said: Fields) -> Decoder:
+def _mistral(said: ConfigFields) -> Decoder:
     of = sizes(said)
     rope = rope_json.read(said, of["head_size"])
     pattern = (Layer(window=window(said)),)
@@ -36,9 +36,9 @@ LLAMA_FAMILY = Family(
     _llama,
     lambda config: _write(config) | flagged(config, _BIASES),
     tensors={**LLAMA, **_MLP_BIASES},
-    silent={"hidden_act": "silu", "max_position_embeddings": 2048},
-    together=tuple(_BIASES.values()),
-    divided=True,
+    defaults={"hidden_act": "silu", "max_position_embeddings": 2048},
+    bias_groups=tuple(_BIASES.values()),
+    heads_divide_width=True,
 )
 
 MISTRAL = Family(
@@ -46,7 +46,7 @@ MISTRAL = Family(
     "MistralForCausalLM",
     _mistral,
     lambda config: _write(config) | {"sliding_window": one_window(config)},
-    silent={
+    defaults={
         "hidden_act": "silu",
         "max_position_embeddings": 4096 * 32,
         "num_key_value_heads": 8,

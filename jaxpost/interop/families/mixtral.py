@@ -4,14 +4,14 @@
 from typing import Any
 
 from jaxpost.interop import rope_json
-from jaxpost.interop.config_json import Fields, activation_name, sizes, spelled
+from jaxpost.interop.config_json import ConfigFields, activation_name, sizes, spelled
 from jaxpost.interop.families.family import LAYER, LLAMA, Family, one_window, window
 from jaxpost.models.architecture import Decoder, Experts, Layer
 
 _EXPERT = LAYER + "block_sparse_moe.experts.{expert}."
 
 
-def _read(said: Fields) -> Decoder:
+def _read(said: ConfigFields) -> Decoder:
     of = sizes(said)
     count = "num_local_experts" if said.values.get("num_local_experts") is not None else "num_experts"
     experts = Experts(said.size(count, 8), said.size("num_experts_per_tok", 2), of["ffn"])
@@ -46,7 +46,7 @@ MIXTRAL = Family(
         "experts/down": _EXPERT + "w2.weight",
         "experts/up": _EXPERT + "w3.weight",
     },
-    silent={
+    defaults={
         "hidden_act": "silu",
         "max_position_embeddings": 4096 * 32,
         "num_key_value_heads": 8,

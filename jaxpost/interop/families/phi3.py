@@ -5,12 +5,12 @@ head may be turned."""
 from typing import Any
 
 from jaxpost.interop import rope_json
-from jaxpost.interop.config_json import Fields, activation_name, sizes, spelled
+from jaxpost.interop.config_json import ConfigFields, activation_name, sizes, spelled
 from jaxpost.interop.families.family import LAYER, LLAMA, Family, one_window, window
 from jaxpost.models.architecture import Decoder, Layer
 
 
-def _read(said: Fields) -> Decoder:
+def _read(said: ConfigFields) -> Decoder:
     of = sizes(said)
     rope = rope_json.read(said, of["head_size"], partial=True)
     pattern = (Layer(window=window(said)),)
@@ -36,7 +36,7 @@ PHI3 = Family(
         **{f"attn/{name}": LAYER + "self_attn.qkv_proj.weight" for name in "qkv"},
         **{f"mlp/{name}": LAYER + "mlp.gate_up_proj.weight" for name in ("gate", "up")},
     },
-    silent={
+    defaults={
         "hidden_act": "silu",
         "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096,

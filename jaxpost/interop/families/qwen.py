@@ -5,7 +5,7 @@ experts."""
 from typing import Any
 
 from jaxpost.interop import rope_json
-from jaxpost.interop.config_json import Fields, activation_name, kinds, sizes, spelled
+from jaxpost.interop.config_json import ConfigFields, activation_name, kinds, sizes, spelled
 from jaxpost.interop.families.family import (
     ATTENTION,
     LAYER,
@@ -21,22 +21,22 @@ from jaxpost.interop.families.family import (
 from jaxpost.models.architecture import Decoder, Experts, Layer
 
 _BIASES = {"attention_bias": ATTENTION}
-_SILENT = {"hidden_act": "silu", "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
+_DEFAULTS = {"hidden_act": "silu", "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28}
 _EXPERT = LAYER + "mlp.experts.{expert}."
 
 
-def _common(said: Fields) -> dict[str, Any]:
+def _common(said: ConfigFields) -> dict[str, Any]:
     of = sizes(said)
     rope = rope_json.read(said, of["head_size"])
     return {**of, "rope": rope, "activation": said.activation("hidden_act")}
 
 
-def _window(said: Fields) -> int | None:
+def _window(said: ConfigFields) -> int | None:
     none = not said.flag("use_sliding_window") or said.values.get("sliding_window") is None
     return None if none else said.size("sliding_window")
 
 
-def _pattern(said: Fields, layers: int) -> tuple[Layer, ...]:
+def _pattern(said: ConfigFields, layers: int) -> tuple[Layer, ...]:
     """Windows in all layers from `max_window_layers` on (as the code reads it: the name says the opposite)."""
     width = _window(said)
     first = said.values["max_window_layers"]
@@ -46,17 +46,17 @@ def _pattern(said: Fields, layers: int) -> tuple[Layer, ...]:
     return shortest([Layer(window=width if sees else None) for sees in windowed])
 
 
-def _qwen2(said: Fields) -> Decoder:
+def _qwen2(said: ConfigFields) -> Decoder:
     of = _common(said)
     return Decoder(**of, pattern=_pattern(said, of["layers"]), biases=("q", "k", "v"))
 
 
-def _qwen3(said: Fields) -> Decoder:
+def _qwen3(said: ConfigFields) -> Decoder:
     of = _common(said)
     return Decoder(**of, pattern=_pattern(said, of["layers"]), biases=biases(said, _BIASES), qk_norm=True)
 
 
-def _moe(said: Fields) -> Decoder:
+def _moe(said: ConfigFields) -> Decoder:
     of, width = _common(said), _window(said)
     step = said.size("decoder_sparse_step", 1)
     dense = said.values.get("mlp_only_layers") or []
@@ -108,7 +108,7 @@ def _write_moe(config: Decoder) -> dict[str, Any]:
     }
 
 
-QWEN2 = Family("qwen2", "Qwen2ForCausalLM", _qwen2, _write, silent=_SILENT, always=("q", "k", "v"))
+QWEN2 = Family("qwen2", "Qwen2ForCausalLM", _qwen2, _write, defaults=_DEFAULTS, always_biased=("q", "k", "v"))
 
 QWEN3 = Family(
     "qwen3",
@@ -116,8 +116,8 @@ QWEN3 = Family(
     _qwen3,
     lambda config: _write(config) | flagged(config, _BIASES),
     tensors={**LLAMA, **QK_NORMS},
-    silent={**_SILENT, "head_dim": 128},
-    together=(ATTENTION,),
+    defaults={**_DEFAULTS, "head_dim": 128},
+    bias_groups=(ATTENTION,),
 )
 
 QWEN3_MOE = Family(
@@ -133,11 +133,11 @@ QWEN3_MOE = Family(
         "experts/up": _EXPERT + "up_proj.weight",
         "experts/down": _EXPERT + "down_proj.weight",
     },
-    silent={**_SILENT, "num_key_value_heads": 4},
+    defaults={**_DEFAULTS, "num_key_value_heads": 4},
     fused={
         "experts/gate": LAYER + "mlp.experts.gate_up_proj",
         "experts/up": LAYER + "mlp.experts.gate_up_proj",
         "experts/down": LAYER + "mlp.experts.down_proj",
     },
-    together=(ATTENTION,),
+    bias_groups=(ATTENTION,),
 )

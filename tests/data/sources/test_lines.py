@@ -82,8 +82,10 @@ def test_a_line_of_ten_million_characters(written):
 
 
 def test_other_encodings_are_refused(written):
-    with pytest.raises(Fault, match=r"a\.jsonl:1: not UTF-8 \(byte 1 "):
-        jsonl(written("a.jsonl", json.dumps(ROWS[0]).encode("utf-16")))[0]
+    rows = jsonl(written("a.jsonl", f"{json.dumps(ROWS[0])}\n{json.dumps(ROWS[1])}".encode("utf-16")))
+    for i in range(2):
+        with pytest.raises(Fault, match=rf"a\.jsonl:{i + 1}: not UTF-8 .*: it is UTF-16"):
+            rows[i]
 
 
 def test_a_text_file_is_a_document_a_line(written):
