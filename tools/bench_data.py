@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from jaxpost.data import cache
-from jaxpost.data.loader import Loader, Single, read
-from jaxpost.data.packing import Group
-from jaxpost.data.prefetch import Prefetch
+from jaxpost.data.batches.loader import Loader, Single, read
+from jaxpost.data.batches.packing import Group
+from jaxpost.data.batches.prefetch import Prefetch
+from jaxpost.data.prepare import cache
 from jaxpost.data.sources import jsonl
 from jaxpost.data.tokenizers import Tokenizer, load
 from jaxpost.train.waiting import Waiting

@@ -31,7 +31,7 @@ def data(arguments: list[str]) -> None:
 
 def _show(config: Any) -> Iterator[Any]:
     """Five rows, in the order in which the run reads them."""
-    from jaxpost.data.order import Order
+    from jaxpost.data.batches.order import Order
     from jaxpost.data.show import show
     from jaxpost.data.show_pairs import show_compared
     from jaxpost.data.stats import UNITS, kind_of
@@ -52,8 +52,8 @@ def _show(config: Any) -> Iterator[Any]:
 
 def _stats(config: Any) -> Iterator[Any]:
     """What a run's rows are, after cleaning, and what becomes of them in batches."""
-    from jaxpost.data.loader import Loader, Single
-    from jaxpost.data.packing import Group
+    from jaxpost.data.batches.loader import Loader, Single
+    from jaxpost.data.batches.packing import Group
     from jaxpost.data.stats import as_groups, gather, histogram, table, unit_of
     from jaxpost.recipes import base
     from jaxpost.recipes.prepared import behind, prepared

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxpost.data.order import Order
+from jaxpost.data.batches.order import Order
 from jaxpost.data.tasks import Example, Row, Split, Task
 from jaxpost.faults import Fault, nearest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from jaxpost.data.order import Order
+from jaxpost.data.batches.order import Order
 from jaxpost.data.parts import Part, joined
 from jaxpost.data.text import parts_of, place
 from jaxpost.data.tokenizers import Tokenizer, TrainOn, align

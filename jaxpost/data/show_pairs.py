@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.text import Text
 
-from jaxpost.data.packing import Group
-from jaxpost.data.pairs import comparable, shared
+from jaxpost.data.batches.packing import Group
+from jaxpost.data.batches.pairs import comparable, shared
 from jaxpost.data.parts import Part, joined
-from jaxpost.data.shapes import Preference, Prompt, Ranking, Unpaired, normalise
+from jaxpost.data.rows.shapes import Preference, Prompt, Ranking, Unpaired, normalise
 from jaxpost.data.show import CLOSE, OPEN
 from jaxpost.data.stats import Asked
 from jaxpost.data.text import answered, pair_of, place

@@ -12,20 +12,21 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from jaxpost.data.batches.loader import Batch, Counts, Loader, Said, Single, Unit, read
+from jaxpost.data.batches.packing import Group
+from jaxpost.data.batches.pairs import Pairs, Rankings
 from jaxpost.data.blend import Blend
-from jaxpost.data.cache import TOGETHER, Track, quiet
-from jaxpost.data.chat import Template
-from jaxpost.data.cleaning import Cleaning, left_out
-from jaxpost.data.loader import Batch, Counts, Loader, Said, Single, Unit, read
-from jaxpost.data.packing import Group
-from jaxpost.data.pairs import Pairs, Rankings
-from jaxpost.data.shapes import KNOWN, Prompt, Unpaired, normalise, shape_of
+from jaxpost.data.chat.template import Template
+from jaxpost.data.prepare.cache import TOGETHER, Track, quiet
+from jaxpost.data.prepare.cleaning import Cleaning, left_out
+from jaxpost.data.rows.shapes import KNOWN, Dialogue, Prompt, Unpaired, normalise, shape_of
 from jaxpost.data.tasks import Example
-from jaxpost.data.text import Part, answered, as_prompt, place
+from jaxpost.data.text import Part, answered, as_prompt, parts_of, place, unlearnt
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
 
 COMPARED = 20_000  # rows that are looked through for near duplicates; of more, evenly spread ones
 ALIKE = 0.8
+LOOKED = 256  # dialogues in which turns are counted that are only read
 BARS = 14  # of a histogram, at most
 
 
@@ -68,7 +69,8 @@ def kind_of(rows: Sequence[Any], columns: Mapping[str, str] | None = None) -> st
 class Stats:
     """`sizes` are the tokens of each row. `compared` rows were searched for near duplicates, of which there were
     `near`; `packed` is what the lanes of one epoch of batches do, one after the other. `parts` are the sources of a
-    mixture: the name of each, what it is, and how many rows of it an epoch holds."""
+    mixture: the name of each, what it is, and how many rows of it an epoch holds. `unlearnt` turns of the assistant, in
+    the first `LOOKED` dialogues, are only read because the chat template rewrites them."""
 
     kind: str
     sizes: np.ndarray
@@ -80,6 +82,7 @@ class Stats:
     seq_len: int
     packing: str
     parts: tuple[tuple[str, str, int], ...] = ()
+    unlearnt: int = 0
 
     @property
     def tokens(self) -> int:
@@ -135,8 +138,15 @@ def gather(
     packer = loader(groups)
     packed = tuple(track(packer.survey(), packer.batch, "packing lanes"))
     return Stats(
-        kind, sizes, trained, exact, near, compared, packed, packer.seq_len, packer.packing, _parts(rows, columns)
-    )
+        kind, sizes, trained, exact, near, compared, packed, packer.seq_len, packer.packing, _parts(rows, columns),
+        _unlearnt(rows, columns, packer.tokenizer.template),
+    )  # fmt: skip
+
+
+def _unlearnt(rows: Sequence[Any], columns: Mapping[str, str] | None, template: Template) -> int:
+    first = (rows[i] for i in range(min(LOOKED, len(rows)))) if template.model else ()
+    talks = (row for row in first if isinstance(row, Mapping) and isinstance(normalise(row, columns), Dialogue))
+    return sum(unlearnt(parts_of(row, columns, template)) for row in talks)
 
 
 def _parts(rows: Sequence[Any], columns: Mapping[str, str] | None) -> tuple[tuple[str, str, int], ...]:
@@ -190,6 +200,9 @@ def _lines(stats: Stats) -> Iterator[tuple[str, str]]:
         f"from {sizes.min():,} to {sizes.max():,})",
     )
     yield "trained", f"{stats.trained:,}, {100 * stats.trained / max(1, stats.tokens):.1f} % of them"
+    if stats.unlearnt:
+        told = f"{stats.unlearnt:,} turns of the assistant, which the chat template rewrites (in {LOOKED} rows at most)"
+        yield "only read", told
     if stats.packing != "blocks":
         long = counts.truncated + counts.overlong
         told = f"{counts.truncated - counts.untrained:,} cut, {counts.dropped:,} left out" if long else "none"

@@ -4,9 +4,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxpost.data import shapes
-from jaxpost.data.chat import STOP, BuiltIn, Template
+from jaxpost.data.chat.template import STOP, BuiltIn, Template
 from jaxpost.data.parts import Part
+from jaxpost.data.rows import shapes
 from jaxpost.data.tasks import Example, Row
 from jaxpost.faults import Fault
 

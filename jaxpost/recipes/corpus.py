@@ -17,11 +17,11 @@ import numpy as np
 from jaxpost.data import nano, sources
 from jaxpost.data.blend import Blend
 from jaxpost.data.mixtures import Division, Mixture, Proportional, Temperature, Weights, split_tasks
+from jaxpost.data.rows.uniform import Renamed, Uniform
 from jaxpost.data.sources import remote, tfds
 from jaxpost.data.sources.record import Rows, Span, common, files_of
 from jaxpost.data.tasks import Task
 from jaxpost.data.tokens import TokenRows
-from jaxpost.data.uniform import Renamed, Uniform
 from jaxpost.faults import Fault, nearest
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jaxpost.data import cache
+from jaxpost.data.batches.loader import Changing, Single, Unit, read
 from jaxpost.data.blend import Blend
-from jaxpost.data.cleaning import Cleaning, Kept, cleaned
-from jaxpost.data.loader import Changing, Single, Unit, read
+from jaxpost.data.prepare import cache
+from jaxpost.data.prepare.cleaning import Cleaning, Kept, cleaned
 from jaxpost.data.sources.stored import NotKept
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
 from jaxpost.faults import Fault

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jaxpost.arrays import HostBatch, Tree
-from jaxpost.data.loader import Loader
+from jaxpost.data.batches.loader import Loader
 from jaxpost.data.parts import Part, prompt_of
 from jaxpost.data.tasks import Example, Task
 from jaxpost.data.text import parts_of

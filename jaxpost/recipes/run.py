@@ -16,10 +16,10 @@ from rich.console import Console
 
 from jaxpost import delta, shard
 from jaxpost.arrays import Batch, HostBatch, Metrics, Tree
-from jaxpost.data.cleaning import KEEP_ALL, Cleaning
-from jaxpost.data.loader import Counts, Loader, counts_of, join
-from jaxpost.data.packing import Overlong
-from jaxpost.data.prefetch import Prefetch
+from jaxpost.data.batches.loader import Counts, Loader, counts_of, join
+from jaxpost.data.batches.packing import Overlong
+from jaxpost.data.batches.prefetch import Prefetch
+from jaxpost.data.prepare.cleaning import KEEP_ALL, Cleaning
 from jaxpost.data.tokenizers import Tokenizer, TrainOn
 from jaxpost.faults import Fault
 from jaxpost.models.remat import Remat

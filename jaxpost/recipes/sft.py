@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxpost import delta
 from jaxpost.arrays import Array, Batch, Key, Metrics, Tree
-from jaxpost.data.packing import MOST
+from jaxpost.data.batches.packing import MOST
 from jaxpost.kernels.attention import Rows
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy, z_loss

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxpost.arrays import Batch, HostBatch, Key, Metrics, Tree
-from jaxpost.data.loader import BatchSource
+from jaxpost.data.batches.loader import BatchSource
 from jaxpost.faults import Fault
 from jaxpost.train.state import State
 from jaxpost.train.step import Step

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxpost.arrays import HostBatch
-from jaxpost.data.loader import BatchSource
+from jaxpost.data.batches.loader import BatchSource
 
 WINDOW = 50  # steps over which the share is taken
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxpost.data import tokenizers
-from jaxpost.data.jinja import Jinja
+from jaxpost.data.chat.jinja import Jinja
 from jaxpost.data.parts import joined
 from jaxpost.data.tokenizers import tokenise
 from jaxpost.faults import Fault

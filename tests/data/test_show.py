@@ -2,7 +2,7 @@
 import pytest
 from rich.console import Console
 
-from jaxpost.data.loader import Loader
+from jaxpost.data.batches.loader import Loader
 from jaxpost.data.show import show
 from jaxpost.data.sources import Record
 

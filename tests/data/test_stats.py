@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from jaxpost.data import stats
+from jaxpost.data.batches.loader import Loader, Single
+from jaxpost.data.batches.pairs import Pairs, Rankings
 from jaxpost.data.blend import Blend
-from jaxpost.data.loader import Loader, Single
-from jaxpost.data.pairs import Pairs, Rankings
+from jaxpost.data.chat.jinja import Jinja
+from jaxpost.data.chat.template import Own
 from jaxpost.data.stats import as_groups, gather, histogram, kind_of, table, unit_of
 from jaxpost.data.tasks import Example
 from jaxpost.data.tokenizers import Tokens
@@ -104,3 +106,17 @@ def test_every_shape_can_be_counted(tokenizer, row, kind, unit):
     seen = found([row, row], tokenizer, 64)
     assert seen.tokens > 0 and seen.counts.examples == 2
     assert printed(table(seen)) and printed(histogram(seen))
+
+
+def test_turns_that_a_template_rewrites_are_counted():
+    """A template that leaves the thoughts out of former turns: those turns are read, not learned."""
+    talk = [{"role": role, "content": f"{role} {i}"} for i in range(2) for role in ("user", "assistant")]
+    template = Own(Jinja(FORGETFUL, "forgetful.jinja"), ("<e>",))
+    assert stats._unlearnt([{"messages": talk}] * 3, None, template) == 3
+    assert stats._unlearnt([{"messages": talk[:2]}, {"text": "no dialogue"}], None, template) == 0
+
+
+FORGETFUL = (
+    "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}"
+    "{{ m.content }}<e>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data.chat import BuiltIn
+from jaxpost.data.chat.template import BuiltIn
 from jaxpost.data.tasks import Example
 from jaxpost.evals.rank import Choice, Question, Scores, choose, question, rank
 from jaxpost.faults import Fault

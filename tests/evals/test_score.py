@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpost import params
-from jaxpost.data.packing import Shifted, lay
+from jaxpost.data.batches.packing import Shifted, lay
 from jaxpost.delta import Lora, bind
 from jaxpost.evals.score import Scorer, row_sums, token_stats
 from jaxpost.faults import Fault

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxpost.data import cache
+from jaxpost.data.batches.loader import Single
 from jaxpost.data.blend import Blend
-from jaxpost.data.cleaning import Cleaning
-from jaxpost.data.loader import Single
+from jaxpost.data.prepare import cache
+from jaxpost.data.prepare.cleaning import Cleaning
 from jaxpost.data.sources import jsonl
 from jaxpost.data.tokens import TokenRows
 from jaxpost.faults import Fault

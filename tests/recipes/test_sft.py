@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost import delta, params
-from jaxpost.data.packing import MOST
+from jaxpost.data.batches.packing import MOST
 from jaxpost.kernels.attention import Rows
 from jaxpost.models import decoder
 from jaxpost.recipes import run, sft

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from jaxpost.data.shapes import Preference, normalise
+from jaxpost.data.rows.shapes import Preference, normalise
 from jaxpost.data.sources import csv, jsonl
 from jaxpost.data.tokenizers import SentencePieceTokenizer
 from jaxpost.recipes import configs, flags, run

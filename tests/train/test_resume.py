@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxpost import delta
-from jaxpost.data.loader import Loader, join
-from jaxpost.data.prefetch import Prefetch
+from jaxpost.data.batches.loader import Loader, join
+from jaxpost.data.batches.prefetch import Prefetch
 from jaxpost.data.tokenizers import Tokens
 from jaxpost.faults import Fault
 from jaxpost.recipes import run, sft

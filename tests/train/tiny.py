@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxpost import delta, params, shard, trees
-from jaxpost.data.packing import Shifted, lay
+from jaxpost.data.batches.packing import Shifted, lay
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import sft

@@ -25,7 +25,16 @@ class Mapped:
 
     def whole(self) -> mmap.mmap:
         """All of it. Whoever holds on to it keeps the file open."""
-        return _map(self._path, self._stamp)
+        try:
+            same = _stamp(self._path) == self._stamp
+            found = _map(self._path, self._stamp) if same else None
+        except (OSError, ValueError) as error:  # ValueError: it is empty by now
+            raise Fault(f"{self._path} can no longer be read: {error}") from error
+        if found is None:
+            raise Fault(
+                f"{self._path} has changed since it was opened; start again, and leave it as it is while it is read"
+            )
+        return found
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -35,11 +44,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(OPEN)  # what falls out is closed when nothing reads it any more
 def _map(path: Path, stamp: tuple[int, int]) -> mmap.mmap:
-    try:
-        with open(path, "rb") as file:
-            mapped, same = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), _stamp(path) == stamp
-    except (OSError, ValueError) as error:  # ValueError: it is empty by now
-        raise Fault(f"{path} can no longer be read: {error}") from error
-    if not same:
-        raise Fault(f"{path} has changed since it was opened; start again, and leave it as it is while it is read")
-    return mapped
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from jaxpost.data.chat import Chat
+from jaxpost.data.chat.template import Chat
 from jaxpost.data.tokenizers import tiktokens
 from jaxpost.data.tokenizers.directory import Directory
 from jaxpost.data.tokenizers.huggingface import JsonTokenizer

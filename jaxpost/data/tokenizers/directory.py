@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxpost.data.chat import BuiltIn, ByTools, Chat, Own
-from jaxpost.data.jinja import Jinja
+from jaxpost.data.chat.jinja import Jinja
+from jaxpost.data.chat.template import BuiltIn, ByTools, Chat, Own
 from jaxpost.faults import Fault
 
 KEPT = (

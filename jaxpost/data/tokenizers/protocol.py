@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxpost.data.chat import Template
+from jaxpost.data.chat.template import Template
 from jaxpost.data.parts import Part, Rendered, joined
 from jaxpost.faults import Fault
 

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow
 import pytest
 
-from jaxpost.data.shapes import shape_of
+from jaxpost.data.rows.shapes import shape_of
 from jaxpost.data.sources import read, watched
 from jaxpost.faults import Fault
 

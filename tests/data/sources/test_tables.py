@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from jaxpost.data.shapes import Dialogue, normalise
+from jaxpost.data.rows.shapes import Dialogue, normalise
 from jaxpost.data.sources import ArrowRows, Joined, JsonRows, ParquetRows, arrow, read
 from jaxpost.faults import Fault
 

@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data.shapes import Dialogue, normalise
+from jaxpost.data.rows.shapes import Dialogue, normalise
 from jaxpost.data.sources import TfdsRows, checksums, read, tfds
 from jaxpost.faults import Fault
 from tests.conftest import ROOT

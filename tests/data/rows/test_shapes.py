@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data.shapes import (
+from jaxpost.data.rows.shapes import (
     KNOWN,
     Completion,
     Dialogue,

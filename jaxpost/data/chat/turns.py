@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from jaxpost.data.jinja import REASONING, Jinja
+from jaxpost.data.chat.jinja import REASONING, Jinja
 from jaxpost.faults import Fault
 
 Messages = Sequence[Mapping[str, Any]]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from jaxpost.data import text
-from jaxpost.data.loader import Unit, place_of, read
-from jaxpost.data.packing import Group
+from jaxpost.data.batches.loader import Unit, place_of, read
+from jaxpost.data.batches.packing import Group
 from jaxpost.data.sources.stored import folder as folder
 from jaxpost.data.sources.stored import keeping
 from jaxpost.data.sources.stored import once as once

@@ -15,12 +15,12 @@ from datetime import date
 import numpy as np
 import pytest
 
-from jaxpost.data import cache
+from jaxpost.data.batches.loader import Loader, Single, read
+from jaxpost.data.batches.pairs import Pairs, Rankings
 from jaxpost.data.blend import Blend
-from jaxpost.data.chat import Own
-from jaxpost.data.jinja import Jinja
-from jaxpost.data.loader import Loader, Single, read
-from jaxpost.data.pairs import Pairs, Rankings
+from jaxpost.data.chat.jinja import Jinja
+from jaxpost.data.chat.template import Own
+from jaxpost.data.prepare import cache
 from jaxpost.data.sources import jsonl
 from jaxpost.data.sources.stored import NotKept, kept
 from jaxpost.data.stats import as_groups
@@ -251,7 +251,7 @@ def test_of_many_one_makes_and_the_others_wait(tmp_path):
 HANGS = """
 import sys, time
 from pathlib import Path
-from jaxpost.data import cache
+from jaxpost.data.prepare import cache
 
 def make(draft):
     (draft / "half").write_text("")

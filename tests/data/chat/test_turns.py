@@ -7,7 +7,7 @@ from jaxpost.data.parts import joined
 from jaxpost.data.text import unlearnt
 from jaxpost.data.tokenizers import prompt_ids, tokenise
 from jaxpost.faults import Fault
-from tests.data.test_chat import TOKENIZERS, own, talk, trained
+from tests.data.chat.test_template import TOKENIZERS, own, talk, trained
 
 # Written as Qwen3's template words calls, thoughts and what tools answer.
 QWEN3 = """

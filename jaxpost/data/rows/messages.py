@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxpost.data.fields import checked_string, kind_of
+from jaxpost.data.rows.fields import checked_string, kind_of
 from jaxpost.faults import Fault, nearest
 
 Message = Mapping[str, Any]

@@ -3,9 +3,9 @@
 
 import pytest
 
-from jaxpost.data.messages import from_sharegpt, messages
+from jaxpost.data.rows.messages import from_sharegpt, messages
 from jaxpost.faults import Fault
-from tests.data.test_chat import own, trained
+from tests.data.chat.test_template import own, trained
 
 
 def said(call):

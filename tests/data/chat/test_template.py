@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost.data import tokenizers
-from jaxpost.data.chat import BuiltIn, ByTools, Own
-from jaxpost.data.jinja import Jinja
+from jaxpost.data.chat.jinja import Jinja
+from jaxpost.data.chat.template import BuiltIn, ByTools, Own
 from jaxpost.data.parts import joined
 from jaxpost.data.text import unlearnt
 from jaxpost.data.tokenizers import prompt_ids, tokenise
 from jaxpost.faults import Fault
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 KINDS = {"chatml": "qwen", "marked": "qwen", "llama2": "llama2", "llama3": "llama3", "gemma": "gemma"} | {
     "zephyr": "llama2",
     "mistral": "llama2",

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxpost.data.prefetch import Prefetch
+from jaxpost.data.batches.prefetch import Prefetch
 
 
 class Counting:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data import cleaning as module
-from jaxpost.data.cache import identity
-from jaxpost.data.cleaning import (
+from jaxpost.data.prepare import cleaning as module
+from jaxpost.data.prepare.cache import identity
+from jaxpost.data.prepare.cleaning import (
     KEEP_ALL,
     Cleaning,
     cleaned,

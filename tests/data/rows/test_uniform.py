@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from jaxpost.data.rows.uniform import Renamed, Uniform
 from jaxpost.data.sources import jsonl
-from jaxpost.data.uniform import Renamed, Uniform
 from jaxpost.faults import Fault
 
 ROWS = [{"text": "a"}, {"text": "b", "id": 1}, {"q": "c", "completion": "d"}, {"prompt": "e", "completion": "f"}]

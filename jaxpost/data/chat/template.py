@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-from jaxpost.data.jinja import ROLES, Jinja
-from jaxpost.data.messages import LEARNING
+from jaxpost.data.chat.jinja import ROLES, Jinja
+from jaxpost.data.chat.turns import ADVICE, Messages, Turns
 from jaxpost.data.parts import Part, prompt_of
-from jaxpost.data.turns import ADVICE, Messages, Turns
+from jaxpost.data.rows.messages import LEARNING
 from jaxpost.faults import Fault, nearest
 
 HEADS = {"system": "System:\n", "user": "User:\n", "assistant": "Assistant:\n"}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpost.data import loader as module
-from jaxpost.data.loader import Counts, Loader, counts_of, join, read
+from jaxpost.data.batches import loader as module
+from jaxpost.data.batches.loader import Counts, Loader, counts_of, join, read
+from jaxpost.data.batches.order import Order
 from jaxpost.data.mixtures import Mixture
-from jaxpost.data.order import Order
 from jaxpost.data.sources import jsonl
 from jaxpost.data.tasks import Task, Template
 from jaxpost.data.tokenizers import SentencePieceTokenizer
@@ -316,7 +316,9 @@ def test_a_fault_in_one_lane_leaves_all_where_they_were(tokenizer, packing):
 
 
 def test_importing_the_loader_brings_neither_jax_nor_grain():
-    code = "import sys, jaxpost.data.loader, jaxpost.data.mixtures; print(*{'jax', 'grain'} & sys.modules.keys())"
+    code = (
+        "import sys, jaxpost.data.batches.loader, jaxpost.data.mixtures; print(*{'jax', 'grain'} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxpost.data.chat import Template
-from jaxpost.data.loader import Batch, Said
-from jaxpost.data.packing import MOST, Group
-from jaxpost.data.shapes import KNOWN, Preference, Ranking, normalise, shape_of
+from jaxpost.data.batches.loader import Batch, Said
+from jaxpost.data.batches.packing import MOST, Group
+from jaxpost.data.chat.template import Template
+from jaxpost.data.rows.shapes import KNOWN, Preference, Ranking, normalise, shape_of
 from jaxpost.data.text import answered, compared, place
 from jaxpost.data.tokenizers import Tokens
 from jaxpost.faults import Fault

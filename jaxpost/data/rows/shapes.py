@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxpost.data.fields import Fields, kind_of, renamed
-from jaxpost.data.messages import Message, from_sharegpt, messages, one_or_more, split_answer, tools_of
-from jaxpost.data.preferences import implicit_prompt, without_prompt
+from jaxpost.data.rows.fields import Fields, kind_of, renamed
+from jaxpost.data.rows.messages import Message, from_sharegpt, messages, one_or_more, split_answer, tools_of
+from jaxpost.data.rows.preferences import implicit_prompt, without_prompt
 from jaxpost.faults import Fault, nearest
 
 Said = str | tuple[Message, ...]

@@ -5,7 +5,7 @@ import queue
 import threading
 from typing import Any
 
-from jaxpost.data.loader import Batch, BatchSource
+from jaxpost.data.batches.loader import Batch, BatchSource
 
 
 class Prefetch:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpost.data.loader import Loader, counts_of
-from jaxpost.data.packing import MOST, Group
-from jaxpost.data.pairs import Pairs, Rankings, comparable, level, shared
+from jaxpost.data.batches.loader import Loader, counts_of
+from jaxpost.data.batches.packing import MOST, Group
+from jaxpost.data.batches.pairs import Pairs, Rankings, comparable, level, shared
 from jaxpost.data.sources import Record
 from jaxpost.data.tokenizers import SentencePieceTokenizer, Tokens
 from jaxpost.faults import Fault
@@ -195,7 +195,8 @@ def test_real_preferences(shared_data):
 
 
 def test_a_row_is_read_once(monkeypatch):
-    from jaxpost.data import pairs, text
+    from jaxpost.data import text
+    from jaxpost.data.batches import pairs
 
     read = []
     for module in (pairs, text.shapes):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data.packing import MOST, Blocks, Group, Packer, choose, lay, shift
+from jaxpost.data.batches.packing import MOST, Blocks, Group, Packer, choose, lay, shift
 from jaxpost.data.tokenizers import Tokens
 
 ROOM = 12

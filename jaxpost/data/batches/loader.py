@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from jaxpost.data.chat import Template
-from jaxpost.data.order import Order
-from jaxpost.data.packing import Blocks, Group, Overlong, Packer, lay, shift
+from jaxpost.data.batches.order import Order
+from jaxpost.data.batches.packing import Blocks, Group, Overlong, Packer, lay, shift
+from jaxpost.data.chat.template import Template
 from jaxpost.data.text import Part, parts_of, place
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, tokenise, tokenise_batch
 from jaxpost.faults import Fault, nearest

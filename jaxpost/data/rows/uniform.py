@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxpost.data.fields import renamed
-from jaxpost.data.shapes import KNOWN, shape_of
+from jaxpost.data.rows.fields import renamed
+from jaxpost.data.rows.shapes import KNOWN, shape_of
 from jaxpost.data.sources.record import Record, files_of
 from jaxpost.faults import Fault
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpost.data import duplicates
-from jaxpost.data.duplicates import PERMUTATIONS, bands, jaccard, near, shingles, signature, windows
+from jaxpost.data.prepare import duplicates
+from jaxpost.data.prepare.duplicates import PERMUTATIONS, bands, jaccard, near, shingles, signature, windows
 
 WORDS = "the cat sat on a mat and looked at two dogs who did not mind being seen from so far away".split()
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=14).map(" ".join), max_size=14)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations as models expect them: templates, and which of their words are the assistant's."""
