@@ -96,7 +96,7 @@ def tokenise_batch(
     cuts = [_cuts(tokenizer, parts) for parts in examples]
     pieces = [_pieces(parts, span) for parts, span in zip(examples, cuts, strict=True)]
     texts, after = zip(*itertools.chain.from_iterable(pieces), strict=True) if pieces else ((), ())
-    encoded = iter(tokenizer.encode_offsets_batch(texts, after))
+    encoded = iter(tokenizer.encode_offsets_batch(texts, after) if texts else ())
     return [
         _aligned(tokenizer, parts, train_on, at, span, list(itertools.islice(encoded, len(some))))[0]
         for parts, at, span, some in zip(examples, where, cuts, pieces, strict=True)
