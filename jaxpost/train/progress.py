@@ -166,11 +166,13 @@ class Progress:
     def facts(self) -> str:
         """What is known now: `loss 2.3142  12,345 tok/s  MFU 41.2%  1:23 left`."""
         left = self._throughput.seconds_left(self._total)
+        # The first steps wait for a source that has only begun: that says nothing yet.
+        waits = self.tokens_per_second and self._waited is not None and self._waited > WAITED
         known = [
             None if self._loss is None else f"loss {_loss(self._loss)}",
             None if not self.tokens_per_second else f"{self.tokens_per_second:,.0f} tok/s",
             None if self.mfu is None else f"MFU {100 * self.mfu:.1f}%",
-            None if self._waited is None or self._waited <= WAITED else f"waiting for data {self._waited:.0%}",
+            f"waiting for data {self._waited:.0%}" if waits else None,
             None if left is None or self._step >= self._total else f"{duration(left)} left",
         ]
         return "  ".join(fact for fact in known if fact)
