@@ -20,6 +20,7 @@ from jaxpost.data.chat.template import Template
 from jaxpost.data.prepare.cache import TOGETHER, Track, quiet
 from jaxpost.data.prepare.cleaning import Cleaning, left_out
 from jaxpost.data.rows.shapes import KNOWN, Dialogue, Prompt, Unpaired, normalise, shape_of
+from jaxpost.data.rows.views import Some
 from jaxpost.data.tasks import Example
 from jaxpost.data.text import Part, answered, as_prompt, parts_of, place, unlearnt
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
@@ -160,20 +161,8 @@ def _said_twice(rows: Sequence[Any], columns: Mapping[str, str] | None, track: T
     exact = left_out(rows, Cleaning(), columns, track=track)
     others = np.array([i for i in range(len(rows)) if i not in exact])
     some = others[np.linspace(0, len(others) - 1, min(COMPARED, len(others))).astype(int)]
-    found = left_out(_Some(rows, some), Cleaning(exact=False, near=ALIKE), columns, track=track)
+    found = left_out(Some(rows, some), Cleaning(exact=False, near=ALIKE), columns, track=track)
     return len(exact), len(found), len(some)
-
-
-@dataclass(frozen=True)
-class _Some(Sequence[Any]):
-    rows: Sequence[Any]
-    which: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.which)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.rows[int(self.which[index])]
 
 
 def table(stats: Stats) -> Table:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxpost.data import nano, sources
 from jaxpost.data.blend import Blend
 from jaxpost.data.mixtures import Division, Mixture, Proportional, Temperature, Weights, split_tasks
-from jaxpost.data.rows.uniform import Renamed, Uniform
+from jaxpost.data.rows.views import Renamed, Some, Uniform
 from jaxpost.data.sources import remote, tfds
 from jaxpost.data.sources.record import Rows, Span, common, files_of
 from jaxpost.data.tasks import Task
@@ -110,13 +110,13 @@ class _Stored(ABC):
             _BESIDE[rows] = _apart(rows, self._test_rows())
         _TRAINED[self._key()] = rows
         found = Uniform(rows, self.columns)
-        return found if self.test else _Slice(found, 0, _kept(found, self.hold, found.name))
+        return found if self.test else Some(found, range(_kept(found, self.hold, found.name)))
 
     def held_out(self, seed: int) -> Sequence[Any]:
         trained = _TRAINED.get(self._key())
         if not self.test:
             rows = Uniform(self._train_rows() if trained is None else trained, self.columns)
-            return _Slice(rows, _kept(rows, self.hold, rows.name), len(rows))
+            return Some(rows, range(_kept(rows, self.hold, rows.name), len(rows)))
         if trained is not None:
             return Uniform(_BESIDE[trained], self.columns)
         # What is trained on need not be at hand where a model is measured, unless it may be the same.
@@ -246,11 +246,11 @@ class Tokens:
 
     def training(self, seed: int) -> Sequence[Any]:
         rows = TokenRows(self.path)
-        return _Slice(rows, 0, _kept(rows, self.hold, self.path))
+        return Some(rows, range(_kept(rows, self.hold, self.path)))
 
     def held_out(self, seed: int) -> Sequence[Any]:
         rows = TokenRows(self.path)
-        return _Slice(rows, _kept(rows, self.hold, self.path), len(rows))
+        return Some(rows, range(_kept(rows, self.hold, self.path), len(rows)))
 
 
 def _apart(train: Rows, test: Rows) -> Rows:
@@ -279,27 +279,6 @@ def _kept(rows: Sequence[Any], hold: int | None, path: str) -> int:
             "0 and not all"
         )
     return len(rows) - hold
-
-
-@dataclass(frozen=True)
-class _Slice(Sequence[Any]):
-    rows: Sequence[Any]
-    start: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        return getattr(self.rows, "name", "the data set")
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return files_of(self.rows)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.rows[self.start + range(len(self))[index]]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from jaxpost.data.rows.uniform import Renamed, Uniform
+from jaxpost.data.rows.views import Renamed, Uniform
 from jaxpost.data.sources import jsonl
 from jaxpost.faults import Fault
 

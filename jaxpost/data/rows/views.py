@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of one source that all have one shape: a row of another one is a mistake in the file, not another task."""
+"""Views on rows: all of one shape (a row of another is a mistake in the file, not another task), some, or renamed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxpost.data.rows.fields import renamed
 from jaxpost.data.rows.shapes import KNOWN, shape_of
@@ -44,6 +46,28 @@ class Uniform(Sequence[Any]):
     @cached_property
     def _first(self) -> tuple[str, str]:
         return shape_of(self.rows[0], self.columns), self.rows[0].where
+
+
+@dataclass(frozen=True)
+class Some(Sequence[Any]):
+    """Those of the rows that have these numbers, in that order."""
+
+    rows: Sequence[Any]
+    numbers: Sequence[int] | np.ndarray
+
+    @property
+    def name(self) -> str:
+        return getattr(self.rows, "name", "the data set")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return files_of(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[int(self.numbers[index])]
 
 
 @dataclass(frozen=True)
