@@ -33,10 +33,13 @@ class ParamSpec:
     """Shape, axes, type and start of one parameter.
 
     `dims` names the axes as `lead : in : out`, one letter per logical axis, the letters of the einsums that use the
-    weight: `l : d : n h` is stacked over layers and maps d to heads. Lead axes are stripped by the layer scan; in
-    axes are contracted with the activation; out axes remain. An `optional` parameter is a slot, empty (`None`) until
-    an edit fills it. A `derived` one takes its axes from another parameter's: a mesh axis that does not divide it is
-    dropped there, where a base weight would be refused.
+    weight: `l : d : n h` is stacked over layers and maps d to heads. Lead axes are stripped by the layer scan; in axes
+    are contracted with the activation; out axes remain. An `optional` parameter is a slot, empty (`None`) until an edit
+    fills it. A `derived` one takes its axes from another parameter's: a mesh axis that does not divide it is dropped
+    there, where a base weight would be refused. `layers` are the numbers of the layers that it belongs to: those
+    stacked on axis l in their order, the one of a block that is not stacked, none outside of all blocks. `idle` is how
+    many numbers of each layer (of each entry of its first axis) are never trained though others are: the padding of
+    unequal ranks, layers left out.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +48,8 @@ class ParamSpec:
     dtype: Any = jnp.float32
     optional: bool = False
     derived: bool = False
+    layers: tuple[int, ...] = ()
+    idle: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dims.count(":") != 2 or len(self.letters) != len(self.shape):
@@ -86,5 +91,5 @@ def init(specs: Tree, key: Key) -> Tree:
 
 
 def count(specs: Tree) -> int:
-    """How many numbers a model (or the trainable half of a delta) has, empty slots left out."""
-    return sum(math.prod(spec.shape) for spec in jax.tree.leaves(filled(specs)))
+    """How many numbers a model (or the trainable half of a delta) has, empty slots and idle ones left out."""
+    return sum(math.prod(spec.shape) - sum(spec.idle) for spec in jax.tree.leaves(filled(specs)))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a checkpoint takes to load, and how much host memory above the weights' own.
 
-    python tools/bench_load.py [--shape llama-8b] [--layers 8] [--folder /tmp] [--dtype float32] [--kept DIRECTORY]
+    python tools/bench_load.py [--shape llama-8b] [--layers 8] [--folder /tmp] [--dtype float32] [--quant nf4]
+                               [--kept DIRECTORY]
 
 Writes a checkpoint of random numbers of a preset's shape (as deep as `--layers` says) in shards of 5 GB, loads it in a
 process of its own and deletes it; `--kept` loads one that is there. Prints one JSON line: `weights_gib` as they rest on
@@ -34,18 +35,21 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="fewer than the shape has")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where there is room for the checkpoint")
     parser.add_argument("--dtype", help="another type than the stored one")
+    parser.add_argument("--quant", help="quantise on the way: int8, int4, nf4, fp8")
     parser.add_argument("--kept", help="load this directory instead")
     parser.add_argument("--here", action="store_true", help="load in this process, which has loaded nothing yet")
     args = parser.parse_args()
     if args.kept and args.here:
-        print(json.dumps(measured(args.kept, args.dtype)))
+        print(json.dumps(measured(args.kept, args.dtype, args.quant)))
         return
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="bench_load_") as made:
         if not args.kept:
             shape = replace(PRESETS[args.shape], dtype="bfloat16")
             write(Path(made), replace(shape, layers=args.layers or shape.layers))
         again = [sys.executable, __file__, "--here", "--kept", args.kept or made]
-        subprocess.run(again + (["--dtype", args.dtype] if args.dtype else []), check=True)
+        options = {"--dtype": args.dtype, "--quant": args.quant}
+        given = [word for name, value in options.items() if value for word in (name, value)]
+        subprocess.run(again + given, check=True)
 
 
 def write(directory: Path, config: Decoder) -> None:
@@ -62,16 +66,17 @@ def write(directory: Path, config: Decoder) -> None:
     weights.write(directory, shapes, block.dtype, numbers(), 5 * 10**9)
 
 
-def measured(directory: str, dtype: str | None) -> dict[str, float | str]:
+def measured(directory: str, dtype: str | None, quant: str | None) -> dict[str, float | str]:
     import jax
 
-    from jaxpost.interop import load
+    from jaxpost.interop import hf
+    from jaxpost.recipes.base import FORMATS
 
     device = jax.devices()[0]
     jax.block_until_ready(jax.numpy.ones(8) + 1)
     before = peak()
     begun = time.perf_counter()
-    _, params = load(directory, dtype)
+    _, params, _ = hf.stored(directory, dtype, format=FORMATS[quant] if quant else None)
     jax.block_until_ready(params)
     seconds = time.perf_counter() - begun
     rest = sum(leaf.nbytes for leaf in jax.tree.leaves(params))

@@ -20,17 +20,42 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from jaxpost import params  # noqa: E402
-from jaxpost.delta import Full, Lora  # noqa: E402
+from jaxpost.delta import Adapters, Dora, Full, Lora, Method, Prefix, Prompt  # noqa: E402
 from jaxpost.models import decoder  # noqa: E402
 from jaxpost.models.presets import PRESETS  # noqa: E402
+from jaxpost.quant import Nf4, quantise_specs  # noqa: E402
+from jaxpost.recipes import base as bases  # noqa: E402
 from jaxpost.recipes import sft  # noqa: E402
 from jaxpost.recipes.assembly import assemble  # noqa: E402
+from jaxpost.recipes.drawn import drawn  # noqa: E402
 from jaxpost.recipes.run import place  # noqa: E402
-from jaxpost.shard import MeshShape, make_mesh, shardings  # noqa: E402
+from jaxpost.shard import MeshShape, make_mesh  # noqa: E402
+
+FORMATS = {
+    **bases.FORMATS,
+    "nf4-take": Nf4(lookup="take"),
+    "nf4-single": Nf4(double=False),
+    "nf4-single-take": Nf4(double=False, lookup="take"),
+}
 
 
-def batch_of(rows: int, length: int, vocab: int, segments: int) -> dict[str, np.ndarray]:
-    """Random full rows of `segments` examples of equal length, every token trained."""
+def method_of(name: str, rank: int) -> Method:
+    """The methods that are measured, all with settings that are usual for them."""
+    made: dict[str, Method] = {
+        "lora": Lora(rank=rank, alpha=2.0 * rank),
+        "dora": Dora(rank=rank, alpha=2.0 * rank),
+        "full": Full(),
+        "prefix": Prefix(20),
+        "prompt": Prompt(100, init="random"),
+        "adapters": Adapters("houlsby"),
+    }
+    if name not in made:
+        raise SystemExit(f"--delta {name}: known are {', '.join(made)}")
+    return made[name]
+
+
+def batch_of(rows: int, length: int, vocab: int, segments: int, virtual: int) -> dict[str, np.ndarray]:
+    """Random full rows of `segments` examples of equal length, every token trained, behind the places of a prompt."""
     rng = np.random.default_rng(0)
     size = length // segments
     place = np.arange(segments * size)
@@ -38,14 +63,16 @@ def batch_of(rows: int, length: int, vocab: int, segments: int) -> dict[str, np.
     row = {"segments": np.pad(place // size + 1, (0, pad)), "positions": np.pad(place % size, (0, pad))}
     batch = {name: np.tile(x.astype(np.int32), (rows, 1)) for name, x in row.items()}
     batch["tokens"] = rng.integers(0, vocab, (rows, length), dtype=np.int32)
-    batch["targets"] = np.roll(batch["tokens"], -1, axis=1)
-    batch["mask"] = (batch["segments"] > 0).astype(np.float32)
+    reserved = batch["positions"] < virtual
+    batch["tokens"] = np.where(reserved, -1 - batch["positions"], batch["tokens"])
+    batch["targets"] = np.maximum(np.roll(batch["tokens"], -1, axis=1), 0)
+    batch["mask"] = ((batch["segments"] > 0) & ~reserved).astype(np.float32)
     return batch
 
 
 def measure(options: argparse.Namespace, delta: str, remat: str, started: float) -> dict[str, object]:
     model = PRESETS[options.shape]
-    kind = Lora(rank=options.rank, alpha=2.0 * options.rank) if delta == "lora" else Full()
+    kind = method_of(delta, options.rank)
     config = sft.Config(
         run="",
         model=sft.Fresh(model, tokenizer=""),
@@ -59,10 +86,11 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
     mesh = make_mesh(config.train.mesh)
     with jax.set_mesh(mesh):
         specs = params.filled(decoder.specs(model))
-        assembly = assemble(model, specs, kind, config.optim, 1000, mesh)
-        draw = jax.jit(lambda key: params.init(specs, key), out_shardings=shardings(specs, mesh))
-        state, fixed = assembly.make(jax.random.key(1))
-        frozen = {"base": draw(jax.random.key(0)), "fixed": fixed}
+        stored = specs if options.quant == "none" else quantise_specs(specs, FORMATS[options.quant])
+        assembly = assemble(model, stored, kind, config.optim, 1000, mesh)
+        base = drawn(specs, stored, mesh, jax.random.key(0))
+        state, fixed = assembly.make(jax.random.key(1), base)
+        frozen = {"base": base, "fixed": fixed}
         jax.block_until_ready((state, frozen))
         built = time.monotonic()
         program = sft.programs(config, assembly)["step"]
@@ -70,7 +98,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         traced = time.monotonic()
         step = lowered.compile()
         compiled = time.monotonic()
-        batch = place(batch_of(options.batch, options.seq, model.vocab, options.segments), mesh)
+        batch = place(batch_of(options.batch, options.seq, model.vocab, options.segments, kind.virtual), mesh)
         key = jax.device_put(jax.random.key(0), program.arguments[-1].sharding)
         times = []
         first = 0.0
@@ -89,7 +117,9 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
     return {
         "shape": options.shape,
         "delta": delta,
-        "rank": options.rank if delta == "lora" else None,
+        "quant": options.quant,
+        "weights_gib": round(sum(leaf.nbytes for leaf in jax.tree.leaves(frozen["base"])) / 2**30, 3),
+        "rank": options.rank if isinstance(kind, Lora) else None,
         "remat": remat,
         "batch": options.batch,
         "seq": options.seq,
@@ -115,7 +145,8 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=PRESETS, default="llama-1b")
-    parser.add_argument("--delta", default="lora", help="lora, full, or both separated by a comma")
+    parser.add_argument("--delta", default="lora", help="lora, dora, full, prefix, ...; several with commas")
+    parser.add_argument("--quant", choices=("none", *FORMATS), default="none", help="how the base's weights are stored")
     parser.add_argument("--remat", default="none", help="none, dots, most, attention, full; several with commas")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)

@@ -13,10 +13,13 @@ from typing import Any
 
 import tyro
 
+from jaxpost.cli.labelling import classify
+from jaxpost.cli.merging import merge
 from jaxpost.cli.results import evaluate, export, report
 from jaxpost.cli.rows import data
 from jaxpost.cli.terminal import complain, open_streams
 from jaxpost.cli.training import list_configs, train
+from jaxpost.cli.words import words
 from jaxpost.cli.writing import chat, generate
 from jaxpost.faults import Fault, nearest
 
@@ -25,7 +28,10 @@ TYPED: dict[str, Callable[..., Any]] = {
     "chat": chat,
     "eval": evaluate,
     "export": export,
+    "classify": classify,
+    "merge": merge,
     "report": report,
+    "words": words,
     "configs": list_configs,
 }
 FREE: dict[str, Callable[[list[str]], None]] = {"train": train, "data": data}

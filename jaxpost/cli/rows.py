@@ -36,8 +36,10 @@ def _show(config: Any) -> Iterator[Any]:
     from jaxpost.data.show_pairs import show_compared
     from jaxpost.data.stats import UNITS, kind_of
     from jaxpost.recipes import base
+    from jaxpost.recipes.assembly import reserving
 
-    tokenizer, columns, batches = base.tokenizer_of(config.model), config.data.columns, config.batches
+    tokenizer = reserving(base.tokenizer_of(config.model), config.delta)
+    columns, batches = config.data.columns, config.batches
     rows = config.data.training(config.train.seed)
     order = Order(len(rows), config.train.seed)
     for n in range(min(5, len(rows))):
@@ -56,6 +58,7 @@ def _stats(config: Any) -> Iterator[Any]:
     from jaxpost.data.batches.packing import Group
     from jaxpost.data.stats import as_groups, gather, histogram, table, unit_of
     from jaxpost.recipes import base
+    from jaxpost.recipes.assembly import reserving
     from jaxpost.recipes.prepared import behind, prepared
     from jaxpost.train.progress import track
 
@@ -65,7 +68,8 @@ def _stats(config: Any) -> Iterator[Any]:
         return track(items, total, what, aside)
 
     with status("reading the rows"):
-        tokenizer, rows = base.tokenizer_of(config.model), config.data.training(config.train.seed)
+        tokenizer = reserving(base.tokenizer_of(config.model), config.delta)
+        rows = config.data.training(config.train.seed)
         unit = unit_of(rows, columns)
     train_on = batches.train_on if isinstance(unit, Single) else "completion"
     ready = prepared(rows, tokenizer, replace(batches, train_on=train_on), columns, None, aside, unit)

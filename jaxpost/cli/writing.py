@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxpost.cli.results import OVER
 from jaxpost.cli.terminal import as_text, asked, say, standard_input, status
 
 Positional = tyro.conf.Positional
@@ -20,6 +21,7 @@ def generate(
     stop: tuple[str, ...] = (),
     seed: int = 0,
     best: bool = False,
+    adapter: Annotated[str, tyro.conf.arg(help=OVER)] = "",
     chat: Annotated[bool, tyro.conf.arg(help="Word each prompt by the chat template, as a user's message.")] = False,
 ) -> None:
     """Print what a run's model (or a model directory's, or nano's) writes after each prompt (--chat: answers)."""
@@ -34,7 +36,7 @@ def generate(
     sampling = Sampling(max_new, temperature, top_k, top_p, seed)
     stop = tuple(string for string in stop if string)
     with status(f"reading {run}"):
-        model = trained.read(run, best)
+        model = trained.read(run, best, adapter)
     tokenizer = model.tokenizer
     if chat:
         template = tokenizer.template
@@ -56,7 +58,12 @@ def generate(
 
 
 def chat(
-    run: Positional[str], max_new: int = 128, temperature: float = 0.7, top_p: float = 0.95, seed: int = 0
+    run: Positional[str],
+    max_new: int = 128,
+    temperature: float = 0.7,
+    top_p: float = 0.95,
+    seed: int = 0,
+    adapter: Annotated[str, tyro.conf.arg(help=OVER)] = "",
 ) -> None:
     """Talk with a run's model. An empty line or end of input ends it; /new forgets what was said."""
     from dataclasses import replace
@@ -67,7 +74,7 @@ def chat(
     from jaxpost.sample.generate import stops_at
 
     with status(f"reading {run}"):
-        model = trained.read(run)
+        model = trained.read(run, over=adapter)
     tokenizer, turns, said = model.tokenizer, [], 0
     sampling = Sampling(max_new, temperature, 0, top_p)
     template = tokenizer.template

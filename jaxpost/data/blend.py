@@ -10,9 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from jaxpost.data.batches.loader import place_of
 from jaxpost.data.batches.order import Order
 from jaxpost.data.mixtures import Proportional, Weighting, quotas
+from jaxpost.data.rows.views import place_of
 from jaxpost.data.sources.record import files_of
 from jaxpost.faults import Fault
 

@@ -10,7 +10,7 @@ from jaxpost.data.batches.packing import Group
 from jaxpost.data.batches.pairs import comparable, shared
 from jaxpost.data.parts import Part, joined
 from jaxpost.data.rows.shapes import Preference, Prompt, Ranking, Unpaired, normalise
-from jaxpost.data.show import CLOSE, OPEN
+from jaxpost.data.show import CLOSE, OPEN, marker
 from jaxpost.data.stats import Asked
 from jaxpost.data.text import answered, pair_of, place
 from jaxpost.data.tokenizers import Tokenizer, Tokens, align, tokenise
@@ -29,20 +29,24 @@ def show_compared(
     said, where = normalise(row, columns), place(row)
     if isinstance(said, Prompt):
         ((parts,), _) = Asked().said(row, columns, tokenizer.template)
-        head = f"{where} · a prompt of {len(tokenise(tokenizer, parts, 'all', where).ids)} tokens\n"
-        return Text(head, "bold").append(joined(parts), style="dim")
+        count = int((tokenise(tokenizer, parts, "all", where).ids >= 0).sum())
+        return Text(f"{where} · a prompt of {count} tokens\n", "bold").append(joined(parts), style="dim")
     answers = _answers(row, columns, tokenizer)
     members = [tokenise(tokenizer, parts, "completion", f"{where} ({name})") for name, _, parts in answers]
     prompt = shared(members)
     lengths = ", ".join(
         f"{name} {len(tokens.ids) - prompt}" for (name, _, _), tokens in zip(answers, members, strict=True)
     )
-    shown = Text(f"{where} · prompt {prompt} tokens, {lengths}", style="bold")
+    places = tokenizer.virtual.count
+    learned = f" and {places} places of the learned prompt" if places else ""
+    shown = Text(f"{where} · prompt {prompt - places} tokens{learned}, {lengths}", style="bold")
     if isinstance(said, Preference) and said.margin is not None:
         shown.append(f" · margin {said.margin:g}")
     shown.append(_cut(members, prompt, seq_len, tokenizer.bos), style="red")
     common = _common([parts for _, _, parts in answers])
-    shown.append("\n").append(joined(answers[0][2][:common]), style="dim")
+    before, behind = ("", marker(tokenizer)) if tokenizer.virtual.between else (marker(tokenizer), "")
+    shown.append("\n").append(before, "bold magenta").append(joined(answers[0][2][:common]), style="dim")
+    shown.append(behind, "bold magenta")
     for name, style, parts in answers:
         shown.append(f"\n{name}\n", style="bold")
         end = _end(tokenizer, parts)

@@ -68,10 +68,11 @@ def kind_of(rows: Sequence[Any], columns: Mapping[str, str] | None = None) -> st
 
 @dataclass(frozen=True)
 class Stats:
-    """`sizes` are the tokens of each row. `compared` rows were searched for near duplicates, of which there were
-    `near`; `packed` is what the lanes of one epoch of batches do, one after the other. `parts` are the sources of a
-    mixture: the name of each, what it is, and how many rows of it an epoch holds. `unlearnt` turns of the assistant, in
-    the first `LOOKED` dialogues, are only read because the chat template rewrites them."""
+    """`sizes` are the tokens of each row, and `reserved` of all of them are places of a learned prompt. `compared` rows
+    were searched for near duplicates, of which there were `near`; `packed` is what the lanes of one epoch of batches
+    do, one after the other. `parts` are the sources of a mixture: the name of each, what it is, and how many rows of it
+    an epoch holds. `unlearnt` turns of the assistant, in the first `LOOKED` dialogues, are only read because the chat
+    template rewrites them."""
 
     kind: str
     sizes: np.ndarray
@@ -84,6 +85,7 @@ class Stats:
     packing: str
     parts: tuple[tuple[str, str, int], ...] = ()
     unlearnt: int = 0
+    reserved: int = 0
 
     @property
     def tokens(self) -> int:
@@ -129,18 +131,19 @@ def gather(
     track: Track = quiet,
 ) -> Stats:
     """Looks at all rows. `groups` are the same rows as tokens, and `loader` makes one pass over them into batches."""
-    sizes, trained = np.zeros(len(groups), np.int64), 0
+    sizes, trained, reserved = np.zeros(len(groups), np.int64), 0, 0
     for i in track(range(len(groups)), len(groups), "counting tokens of rows"):
         members = groups[i].members
         sizes[i] = sum(len(tokens.ids) for tokens in members)
         trained += sum(int(tokens.trained.sum()) for tokens in members)
+        reserved += sum(int((tokens.ids < 0).sum()) for tokens in members)
     kind = kind_of(rows, columns)
     exact, near, compared = (0, 0, 0) if kind == "tokens" else _said_twice(rows, columns, track)
     packer = loader(groups)
     packed = tuple(track(packer.survey(), packer.batch, "packing lanes"))
     return Stats(
         kind, sizes, trained, exact, near, compared, packed, packer.seq_len, packer.packing, _parts(rows, columns),
-        _unlearnt(rows, columns, packer.tokenizer.template),
+        _unlearnt(rows, columns, packer.tokenizer.template), reserved,
     )  # fmt: skip
 
 
@@ -188,6 +191,8 @@ def _lines(stats: Stats) -> Iterator[tuple[str, str]]:
         f"{stats.tokens:,}; {sizes.mean():,.0f} a row (median {middle:,.0f}, 95 % below {most:,.0f}, "
         f"from {sizes.min():,} to {sizes.max():,})",
     )
+    if stats.reserved:
+        yield "learned prompt", f"{stats.reserved:,} places, {100 * stats.reserved / stats.tokens:.1f} % of them"
     yield "trained", f"{stats.trained:,}, {100 * stats.trained / max(1, stats.tokens):.1f} % of them"
     if stats.unlearnt:
         told = f"{stats.unlearnt:,} turns of the assistant, which the chat template rewrites (in {LOOKED} rows at most)"

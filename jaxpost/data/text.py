@@ -23,6 +23,10 @@ OTHERS: dict[type, tuple[str, str]] = {
     shapes.Unpaired: ("an answer with a label", "recipes for unpaired answers (kto) learn from it"),
     shapes.Ranking: ("a ranking of answers", "reward recipes learn from it"),
     shapes.Prompt: ("a prompt alone", "recipes that sample their own answers (ppo, grpo) learn from it"),
+    shapes.Marked: (
+        "words with labels, or an answer within a context",
+        "the classify recipe learns from it, or map its fields (--data.columns question prompt answer completion)",
+    ),
 }
 
 

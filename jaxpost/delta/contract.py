@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a weight meets an activation: the only place, whatever kind of weight it is.
 
-A weight is an array, a `QArray`, or a `Bound`: any of the three with an edit on it. Models call `einsum` and `take`
-and never ask which.
+A weight is an array, a `QArray`, or a `Bound`: any of the three, or an empty slot, with an edit on it. Models call
+`einsum`, `take`, `ragged`, `plus` and `through`, and never ask which.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from flax import struct
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
+from jaxpost.faults import Fault
 from jaxpost.kernels.ragged_matmul import Groups, ragged_matmul
 from jaxpost.params import ParamSpec
 from jaxpost.quant import QArray, dequantise
@@ -36,6 +37,12 @@ class Einsum:
 
     def __call__(self, x: Array, w: Array) -> Array:
         return jnp.einsum(self.spec, x, w.astype(x.dtype))
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """Which axis of the activation, and of the result, counts the examples: b, or the first."""
+        x, _, result = self.parts
+        return max(0, x.find("b")), max(0, result.find("b"))
 
     @property
     def parts(self) -> tuple[str, str, str]:
@@ -65,24 +72,32 @@ class Einsum:
     def scale_in(self, x: Array, s: Array, rest: Callable[[Array], Array]) -> Array:
         """`rest` of the activation times a factor for each of the weight's contracted axes; s has size one along the
         others."""
-        letters, w, result = self.parts
-        outer = tuple(i for i, c in enumerate(w) if c not in letters)
-        inner = "".join(c for c in w if c in letters)
-        return rest(jnp.einsum(f"{letters},{inner}->{letters}", x, jnp.squeeze(s, outer).astype(x.dtype)))
+        letters, w, _ = self.parts
+        return rest(x * _laid_along(s, w, letters, x))
 
     def scale_out(self, y: Array, s: Array) -> Array:
         """The result times a factor for each of the weight's axes in it; s has size one along the others."""
-        letters, w, result = self.parts
-        inner = tuple(i for i, c in enumerate(w) if c in letters and c not in result)
-        outer = "".join(c for c in w if c in result)
-        return jnp.einsum(f"{result},{outer}->{result}", y, jnp.squeeze(s, inner).astype(y.dtype))
+        _, w, result = self.parts
+        return y * _laid_along(s, w, result, y)
+
+
+def _laid_along(s: Array, letters: str, target: str, x: Array) -> Array:
+    """Factors with axes `letters` as an array that broadcasts against x with axes `target`; axes that x lacks have size
+    one. (As an einsum this would be a product of matrices of one row, and its gradient a slow one.)"""
+    target = target.replace(".", "")
+    s = jnp.squeeze(s, tuple(i for i, c in enumerate(letters) if c not in target)).astype(x.dtype)
+    left = [c for c in letters if c in target]
+    s = jnp.transpose(s, sorted(range(len(left)), key=lambda i: target.index(left[i])))
+    sizes = dict(zip(sorted(left, key=target.index), s.shape, strict=True))
+    return s.reshape((1,) * (x.ndim - len(target)) + tuple(sizes.get(c, 1) for c in target))
 
 
 @dataclass(frozen=True)
 class Take:
-    """Rows of a table `[v, d]`, chosen by integer ids; `dtype` is that of the rows returned."""
+    """Rows of a table `[v, ...]`, chosen by integer ids; `dtype` is that of the rows returned."""
 
     dtype: Any = None
+    batch = (0, 0)
 
     @property
     def forward(self) -> bool:
@@ -130,7 +145,30 @@ class Ragged:
         return y * jnp.squeeze(s, 1)[self.groups.of_place].astype(y.dtype)
 
 
-Op = Einsum | Take | Ragged
+@dataclass(frozen=True)
+class Add:
+    """A vector added to an activation, along its last axes."""
+
+    batch = (0, 0)
+
+    def __call__(self, x: Array, w: Array) -> Array:
+        return x + w.astype(x.dtype).reshape((1,) * (x.ndim - w.ndim) + w.shape)
+
+
+@struct.dataclass
+class Through:
+    """What a layer is about to add to the stream, on its way through a place where an edit may stand. `beside` is what
+    the layer was given, `stream` what it will be added to. Only edits that fill the place know what to do with it."""
+
+    beside: Any = None
+    stream: Any = None
+    batch = (0, 0)
+
+    def __call__(self, x: Array, w: Any) -> Array:
+        raise Fault("a place in the stream holds an adapter, no weight; see delta.Adapters")
+
+
+Op = Einsum | Take | Ragged | Add | Through
 
 
 @runtime_checkable
@@ -138,7 +176,8 @@ class Edit(Protocol):
     """A change to one weight, as arrays.
 
     Array fields carry the weight's lead axes first (the layer scan strips them) and store no shape, so axes are
-    counted from the last. `fixed` names the fields that are never trained.
+    counted from the last. `fixed` names the fields that are never trained. An edit may be made of others: fields that
+    hold edits, or tuples of them, are taken apart like it. One that fills an empty slot has a true `fills`.
     """
 
     fixed: tuple[str, ...]
@@ -162,7 +201,8 @@ class Edit(Protocol):
 
 @struct.dataclass
 class Bound:
-    """A weight under an edit. No arithmetic has been done: `contract` decides how, when it meets an activation."""
+    """A weight, or an empty slot, under an edit. No arithmetic has been done: `contract` decides how, when it meets an
+    activation."""
 
     w: Any
     edit: Any
@@ -172,10 +212,16 @@ class Bound:
     def ndim(self) -> int:
         return self.w.ndim
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.w.shape
+
 
 def contract(op: Op, x: Array, w: Weight) -> Array:
     if isinstance(w, Bound):
         return w.edit.contract(op, x, w.w, w.key)
+    if isinstance(op, Through):
+        return x
     if isinstance(w, QArray):
         # Checkpointed, else every dequantised weight would be kept for the backward pass.
         decode_dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
@@ -198,6 +244,17 @@ def ragged(x: Array, w: Weight, groups: Groups) -> Array:
     return contract(Ragged(groups), x, w)
 
 
+def plus(x: Array, bias: Weight | None) -> Array:
+    """The activation with a bias along its last axes, if there is one."""
+    return x if bias is None else contract(Add(), x, bias)
+
+
+def through(x: Array, place: Weight | None, beside: Array, stream: Array) -> Array:
+    """What a layer adds to the stream as it leaves a place: as it came, if nothing stands there. `beside` is what the
+    layer was given, `stream` what x will be added to."""
+    return x if place is None else contract(Through(beside, stream), x, place)
+
+
 def dense(w: Weight, dtype: Any = jnp.float32) -> Array:
     """The weight as one array, whatever kind it is."""
     if isinstance(w, Bound):
@@ -205,8 +262,15 @@ def dense(w: Weight, dtype: Any = jnp.float32) -> Array:
     return dequantise(w, dtype) if isinstance(w, QArray) else w.astype(dtype)
 
 
+def fills(edit: Any) -> bool:
+    """Whether an edit stands in an empty slot, instead of changing a weight."""
+    return getattr(edit, "fills", False)
+
+
 def letters(w: Weight, inner: str, outer: str) -> Any:
     """A tree like the weight with the letters of every array's axes in the array's place."""
+    if w is None:
+        return None
     if isinstance(w, Bound):
         key = None if w.key is None else ""
         return Bound(letters(w.w, inner, outer), w.edit.letters(inner, outer), key)

@@ -10,7 +10,8 @@ from flax import struct
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
-from jaxpost.delta.contract import Bound, Op, Take, Weight, contract, dense, letters
+from jaxpost.delta.contract import Add, Bound, Op, Take, Weight, contract, dense, letters
+from jaxpost.delta.method import Method
 from jaxpost.params import constant
 
 
@@ -28,7 +29,8 @@ class Dense:
             total = contract(rows, x, w) + contract(rows, x, self.dw)
             return total.astype(op.dtype or total.dtype)
         if not _summable(w):
-            return contract(op, x, w) + contract(op, x, self.dw)
+            y = contract(op, x, w)
+            return contract(op, y, self.dw) if isinstance(op, Add) else y + contract(op, x, self.dw)
         # Checkpointed: the sum is as large as the weight, and cheap to form again.
         return jax.checkpoint(lambda x, w, dw: op(x, _sum(w, dw, x.dtype)), prevent_cse=False)(x, w, self.dw)
 
@@ -49,7 +51,7 @@ def _sum(w: Weight, dw: Weight, dtype: Any) -> Array:
 def _summable(w: Weight) -> bool:
     """Whether `w` is at hand as numbers: stacked dense edits are summed before one contraction, while an edit with a
     faster way of its own keeps it."""
-    return not isinstance(w, Bound) or (isinstance(w.edit, Dense) and _summable(w.w))
+    return w is not None and (not isinstance(w, Bound) or (isinstance(w.edit, Dense) and _summable(w.w)))
 
 
 def formed(w: Weight, dtype: Any) -> Weight:
@@ -58,7 +60,7 @@ def formed(w: Weight, dtype: Any) -> Weight:
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(Method):
     """Full tuning of the targets as a delta: `Full()(specs)` has one zero for every number of the base, in float32.
 
     The base keeps its own, usually 16-bit, type and stays intact: it is still the reference model afterwards.

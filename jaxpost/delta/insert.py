@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Something where the model had nothing: a prompt, a bias, an adapter, a head."""
+"""Something where the model had nothing: a prompt, a prefix, a bias, a head."""
 
 from typing import Any
 
@@ -12,10 +12,14 @@ from jaxpost.delta.contract import Op, Weight
 @struct.dataclass
 class Insert:
     """Fills an empty slot with `value`. After binding the model finds the value in its tree as if it had always been
-    there, so there is nothing left to contract."""
+    there, so there is nothing left to contract (but where each example of a batch has another: `Bank`)."""
 
     value: Any
     fixed: tuple[str, ...] = struct.field(pytree_node=False, default=())
+
+    @property
+    def fills(self) -> bool:
+        return True
 
     def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
         return op(x, self.value)

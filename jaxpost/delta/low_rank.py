@@ -2,18 +2,17 @@
 """Low-rank updates (LoRA, Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxpost import trees
-from jaxpost.arrays import Array, Key, Tree
-from jaxpost.delta.contract import Op, Take, Weight, contract, dense
-from jaxpost.faults import Fault
-from jaxpost.params import ParamSpec, constant, normal
+from jaxpost.arrays import Array, Key
+from jaxpost.delta.contract import Add, Op, Take, Through, Weight, contract, dense
+from jaxpost.params import Init, ParamSpec
 
 
 @struct.dataclass
@@ -31,6 +30,7 @@ class LowRank:
     fixed: tuple[str, ...] = struct.field(pytree_node=False, default=("scale",))
 
     def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
+        assert not isinstance(op, Add | Through), "a low-rank update is one of a matrix"
         down, up = op.split()
         y = contract(op, x, w)
         if key is not None and self.dropout and not isinstance(op, Take):
@@ -60,47 +60,46 @@ class LowRank:
         )
 
 
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
-"""The matrices of a block; some families have no gate."""
+class Factors:
+    """An edit that is a low-rank update, but made of other things than what it trains."""
+
+    def low_rank(self) -> LowRank:
+        raise NotImplementedError
+
+    def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
+        return self.low_rank().contract(op, x, w, key)
+
+    def dense(self, w: Weight, dtype: Any) -> Array:
+        return self.low_rank().dense(w, dtype)
+
+    def lead(self) -> tuple[int, ...] | None:
+        return self.low_rank().lead()
 
 
-@dataclass(frozen=True)
-class Lora:
-    """LoRA on the targets: `Lora(rank=16)(specs)` is a delta of specs, with `scale = alpha / rank`, or `alpha /
-    sqrt(rank)` when rank-stabilised (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+def down(spec: ParamSpec, rank: int, init: Init, padding: Sequence[int] = ()) -> ParamSpec:
+    """The spec of a factor `[lead, in, rank]` for a weight of that spec. Of each layer's columns `padding` are never
+    trained."""
+    lead, inner, _ = (" ".join(letters) for letters in spec.groups)
+    shape, idle = (*spec.sizes(0), *spec.sizes(1), rank), _idle(padding, spec.sizes(1))
+    return _beside(spec, shape, f"{lead} : {inner} : r", init, idle)
 
-    a starts as N(0, 1/rank^2) and b as zero, so a fresh delta changes nothing. The targets, unless given, are those of
-    `MATRICES` that the model has. Raises `Fault` for others that match no weight, or one that is no map (a norm, a
-    bias).
-    """
 
-    rank: int = 8
-    alpha: float = 8.0
-    targets: tuple[str, ...] = MATRICES
-    dropout: float = 0.0
-    rank_stabilised: bool = False
+def up(spec: ParamSpec, rank: int, init: Init, padding: Sequence[int] = ()) -> ParamSpec:
+    """The spec of a factor `[lead, rank, out]`, of each layer's rows `padding` never trained."""
+    lead, _, outer = (" ".join(letters) for letters in spec.groups)
+    shape, idle = (*spec.sizes(0), rank, *spec.sizes(2)), _idle(padding, spec.sizes(2))
+    return _beside(spec, shape, f"{lead} : r : {outer}", init, idle)
 
-    def __call__(self, specs: Tree) -> dict[str, LowRank]:
-        if self.rank < 1:
-            raise Fault(f"lora: rank is {self.rank}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise Fault(f"lora: dropout is {self.dropout}; it must be at least 0 and below 1")
-        flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
-        targets = self.targets
-        if targets == MATRICES:
-            targets = tuple(name for name in MATRICES if any(trees.matches(path, name) for path in flat))
-        return {path: self._edit(path, flat[path]) for path in trees.select(flat, targets, "lora targets")}
 
-    def _edit(self, path: str, spec: ParamSpec) -> LowRank:
-        lead, inner, outer = (" ".join(letters) for letters in spec.groups)
-        if not inner or not outer:
-            raise Fault(f"lora targets: {path!r} is no matrix; name weights such as q, v or down")
-        factor = replace(spec, dtype=jnp.float32, derived=True)
-        down, up = (*spec.sizes(0), *spec.sizes(1), self.rank), (*spec.sizes(0), self.rank, *spec.sizes(2))
-        scale = self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
-        return LowRank(
-            a=replace(factor, shape=down, dims=f"{lead} : {inner} : r", init=normal(1.0 / self.rank)),
-            b=replace(factor, shape=up, dims=f"{lead} : r : {outer}", init=constant(0.0)),
-            scale=replace(factor, shape=spec.sizes(0), dims=f"{lead} : :", init=constant(scale)),
-            dropout=self.dropout,
-        )
+def between(spec: ParamSpec, init: Init, *rank: int) -> ParamSpec:
+    """The spec of a number for each weight of the lead axes, or for each place of its rank too."""
+    dims = f"{' '.join(spec.groups[0])} : : {'r' * len(rank)}"
+    return _beside(spec, (*spec.sizes(0), *rank), dims, init)
+
+
+def _beside(spec: ParamSpec, shape: tuple[int, ...], dims: str, init: Init, idle: tuple[int, ...] = ()) -> ParamSpec:
+    return replace(spec, shape=shape, dims=dims, init=init, dtype=jnp.float32, derived=True, idle=idle)
+
+
+def _idle(padding: Sequence[int], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(number * math.prod(sizes) for number in padding) if any(padding) else ()

@@ -7,9 +7,10 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import struct
 
-from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
-from jaxpost.delta.contract import Op, Weight, contract, dense
+from jaxpost.delta.contract import Add, Op, Take, Through, Weight, contract, dense
+from jaxpost.delta.method import Method
+from jaxpost.delta.places import matrices
 from jaxpost.faults import Fault
 from jaxpost.params import ParamSpec, constant
 
@@ -26,9 +27,16 @@ class Scale:
     fixed: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
+        assert not isinstance(op, Through), "factors are those of a weight"
+        if isinstance(op, Add):  # a bias under the factors of its matrix's outputs
+            return op(x, self.dense(w, jnp.float32))
+        # In float32 and rounded after: 16-bit numbers near one lie too far apart for what training does to a factor.
         if (self.side == "out") == op.forward:
-            return op.scale_out(contract(op, x, w), self.s)
-        return op.scale_in(x, self.s, lambda x: contract(op, x, w))
+            y = contract(op, x, w)
+            return op.scale_out(y.astype(jnp.float32), self.s).astype(y.dtype)
+        if isinstance(op, Take):
+            return op.scale_in(x, self.s, lambda ids: contract(op, ids, w))
+        return op.scale_in(x.astype(jnp.float32), self.s, lambda wide: contract(op, wide.astype(x.dtype), w))
 
     def dense(self, w: Weight, dtype: Any) -> Array:
         return (dense(w, jnp.float32) * self.s).astype(dtype)
@@ -41,20 +49,35 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Scales:
+class Scales(Method):
     """A factor of one for every output (or input) of the targets: `Scales(("k", "v"))(specs)` is a delta of specs."""
 
     targets: tuple[str, ...]
     side: Side = "out"
 
     def __call__(self, specs: Tree) -> dict[str, Scale]:
-        flat = {path: spec for path, spec in trees.flatten(specs).items() if not spec.optional}
-        return {path: self._edit(path, flat[path]) for path in trees.select(flat, self.targets, "scale targets")}
+        chosen = matrices(specs, self.targets, "scale targets")
+        return {path: Scale(ones(spec, self.side), self.side) for path, spec in chosen.items()}
 
-    def _edit(self, path: str, spec: ParamSpec) -> Scale:
-        lead, inner, outer = spec.sizes(0), spec.sizes(1), spec.sizes(2)
-        if not inner or not outer:
-            raise Fault(f"scale targets: {path!r} is no matrix; name weights such as k, v or down")
-        ones = (*inner, *(1,) * len(outer)) if self.side == "in" else (*(1,) * len(inner), *outer)
-        factor = replace(spec, shape=(*lead, *ones), init=constant(1.0), dtype=jnp.float32, derived=True)
-        return Scale(factor, self.side)
+
+def ones(spec: ParamSpec, side: Side) -> ParamSpec:
+    """The spec of a number, from one on, for each of a weight's outputs or inputs: a vector, which does not decay."""
+    inner, outer = spec.sizes(1), spec.sizes(2)
+    axes = (*inner, *(1,) * len(outer)) if side == "in" else (*(1,) * len(inner), *outer)
+    lead, *of = (" ".join(group) for group in spec.groups)
+    shape, dims = (*spec.sizes(0), *axes), f"{lead} : : {' '.join(of)}"
+    return replace(spec, shape=shape, dims=dims, init=constant(1.0), dtype=jnp.float32, derived=True)
+
+
+@dataclass(frozen=True)
+class Ia3(Method):
+    """IA3: a factor for every output of the keys and values, and for every input of the way down from the MLP."""
+
+    outputs: tuple[str, ...] = ("k", "v")
+    inputs: tuple[str, ...] = ("down",)
+
+    def __call__(self, specs: Tree) -> dict[str, Scale]:
+        out, into = Scales(self.outputs, "out")(specs), Scales(self.inputs, "in")(specs)
+        if both := out.keys() & into.keys():
+            raise Fault(f"ia3: {min(both)!r} is among the outputs and the inputs; a weight is scaled on one side")
+        return out | into

@@ -13,12 +13,12 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from jaxpost.arrays import Array, Batch, HostBatch, Tree
+from jaxpost.data.tokenizers import newest
 from jaxpost.evals.rank import Pair, Score, Scores
 from jaxpost.faults import Fault
-from jaxpost.kernels.attention import Rows
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy
-from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, trunk
+from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, rows, trunk
 
 SHORTEST = 32  # the smallest of the lengths, each twice the one before, that batches are padded to
 
@@ -39,8 +39,8 @@ def row_sums(config: Decoder, weights: Tree, batch: Mapping[str, Any], most: int
     Compiled once for a config and a shape of batch and weights: what is bound to the same delta before and after
     training uses the same program. Logits exist for one chunk of tokens at a time.
     """
-    rows = Rows(batch["segments"], batch["positions"], most)
-    hidden, _ = trunk(config, weights, embed(config, weights, batch["tokens"]), rows)
+    places = rows(batch["tokens"], batch["segments"], batch["positions"], most)
+    hidden, _ = trunk(config, weights, embed(config, weights, batch["tokens"]), places)
     mask = batch["mask"]
     _, losses, hits = linear_xent(
         contract_head(config), cross_entropy, head_weights(config, weights), hidden, batch["targets"], mask
@@ -81,9 +81,9 @@ class Scorer:
     """Log-probabilities of completions, in batches of `rows` rows padded to one of a few lengths up to `length` (or
     the model's own limit, where that is less).
 
-    A longer pair loses the beginning of its prompt, and is counted in `Scores.cut`; a completion that
-    does not fit by itself is a fault. The first token of a text has nothing before it and no score, so a completion
-    behind an empty prompt counts one token less.
+    A longer pair loses the beginning of its prompt (reserved places stay), and is counted in `Scores.cut`; a completion
+    that does not fit by itself is a fault. The first token of a text has nothing before it and no score, so that a
+    completion behind an empty prompt counts one token less.
     """
 
     config: Decoder
@@ -125,12 +125,14 @@ class Scorer:
         batch |= {name: np.full(shape, self.pad, np.int32) for name in ("tokens", "targets")}
         batch["mask"] = np.zeros(shape, np.float32)
         for row, (prompt, completion) in enumerate(pairs):
-            if not 0 < len(completion) < self.limit:
+            most = self.limit - 1 - sum(token < 0 for token in prompt)
+            if not 0 < len(completion) <= most:
                 raise Fault(f"scorer: a completion has {len(completion)} tokens, but there is room for 1 to "
-                            f"{self.limit - 1}; raise the scorer's length, as far as the model goes")  # fmt: skip
-            ids = np.array([*prompt, *completion], np.int32)[-self.limit :]
+                            f"{most}; raise the scorer's length, as far as the model goes")  # fmt: skip
+            ids = np.array([*prompt, *completion], np.int32)
+            ids = ids[newest(ids, self.limit)]
             size = len(ids) - 1
-            batch["tokens"][row, :size], batch["targets"][row, :size] = ids[:-1], ids[1:]
+            batch["tokens"][row, :size], batch["targets"][row, :size] = ids[:-1], np.maximum(ids[1:], 0)
             batch["mask"][row, max(0, size - len(completion)) : size] = 1.0
             batch["segments"][row, :size] = 1
             batch["positions"][row, :size] = np.arange(size)

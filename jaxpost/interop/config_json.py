@@ -99,13 +99,19 @@ def opened(directory: Path) -> ConfigFields:
     if not isinstance(values, dict):
         raise Fault(f"{file}: must be a JSON object")
     quantised = values.get("quantization_config") or values.get("compression_config")
-    if quantised:
+    if quantised and not _in_four_bits(quantised):
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise Fault(
             f"{file}: quantization_config says that the weights are quantised ({method or 'how, it does not say'}); "
             "take the model that it was made from, and quantise that when it is loaded (quant='int8')"
         )
     return ConfigFields(file, values)
+
+
+def _in_four_bits(said: Any) -> bool:
+    """Whether the weights are stored as bitsandbytes does it with four bits, which is read as it is."""
+    four = isinstance(said, dict) and (said.get("load_in_4bit") or said.get("_load_in_4bit"))
+    return bool(four) and said.get("quant_method", "bitsandbytes") == "bitsandbytes"
 
 
 def sizes(fields: ConfigFields) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A directory that `save` wrote loads in transformers 4 and 5 and gives the same l
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from jaxpost.arrays import Tree
 from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.data.tokenizers.directory import KEPT
 from jaxpost.faults import Fault
-from jaxpost.interop import config_json, families, hub, names, saving, weights
+from jaxpost.interop import bitsandbytes, config_json, families, hub, names, saving, weights
 from jaxpost.interop.families import Family
 from jaxpost.interop.listing import faults_in_words, listed
 from jaxpost.interop.loading import STRIP, Report, placed
 from jaxpost.interop.weights import Tensor
 from jaxpost.models.architecture import Decoder, specs
+from jaxpost.params import ParamSpec
+from jaxpost.quant import Format, Nf4, QArray, quantise_specs
 
 SHARD_BYTES = 5 * 10**9
 
@@ -37,26 +39,61 @@ def load(
     directory: str | Path, dtype: Any = None, shardings: Tree | None = None, report: Report | None = None
 ) -> tuple[Decoder, dict[str, Any]]:
     """A model as a decoder and its parameters, in `dtype` or else in the type that config.json names. A string may also
-    name a model elsewhere (`hub.directory`).
+    name a model elsewhere (`hub.directory`). Matrices that bitsandbytes stored in four bits stay in them.
 
     Each parameter goes to where `shardings` says (a tree like the model's specs), or else to the default device. The
     host holds no more than one tensor for each of a few readers above what stays there. `report(done, total)` is
     called after every tensor with bytes.
     """
+    return stored(directory, dtype, None if shardings is None else lambda specs: shardings, None, report)[:2]
+
+
+def stored(
+    directory: str | Path,
+    dtype: Any = None,
+    lay: Callable[[Tree], Tree] | None = None,
+    format: Format | None = None,
+    report: Report | None = None,
+) -> tuple[Decoder, dict[str, Any], dict[str, Any]]:
+    """As `load`, with the blocks' weights in `format` if there is one, and with the specs of what is loaded, from which
+    `lay` makes the shardings. Weights are quantised matrix by matrix as they are read: in full precision there is never
+    more than one for each of a few readers."""
     directory = _here(directory)
     family, config = families.read(directory)
     config = config if dtype is None else _typed(config, dtype)
-    flat_specs = trees.flatten(specs(config))
-    wanted = {path: spec for path, spec in flat_specs.items() if not spec.optional}
-    places = dict.fromkeys(wanted) if shardings is None else trees.flatten(shardings)
-    if shardings is not None and (lost := [path for path in wanted if places.get(path) is None]):
-        raise ValueError(f"shardings say nothing about {listed(lost)}; make them from all of the model's specs")
+    whole = specs(config)
+    wanted = {path: spec for path, spec in trees.flatten(whole).items() if not spec.optional}
     with weights.Checkpoint(directory) as checkpoint:
-        there = {known: t for name, t in checkpoint.tensors.items() if (known := family.canonical(name)) is not None}
+        tensors = dict(checkpoint.tensors)
+        in_four = bitsandbytes.found(directory, tensors)
+        packed = {known: t for name, t in in_four.items() if (known := family.canonical(name)) is not None}
+        there = {known: t for name, t in tensors.items() if (known := family.canonical(name)) is not None}
         slots = names.parts(family, config, there)
         _check(directory, there, names.shapes(slots), family if config.tied else None)
-        arrays = placed(there, slots, wanted, places, report)
-    return config, trees.unflatten(dict.fromkeys(flat_specs) | arrays)
+        forms = _forms(directory, wanted, bitsandbytes.formats(directory, packed, slots, wanted), format)
+        made = wanted | forms
+        laid = trees.flatten(lay(trees.unflatten(made))) if lay else dict.fromkeys(wanted)
+        if lay and (lost := [p for p in wanted if laid.get(p) is None or isinstance(laid[p], QArray) != (p in forms)]):
+            raise ValueError(f"shardings say nothing about {listed(lost)}; make them from all of the model's specs")
+        arrays = placed(there, slots, wanted, laid, report, forms=forms, packed=packed)
+    empty = dict.fromkeys(trees.flatten(whole))
+    return config, trees.unflatten(empty | arrays), trees.unflatten(empty | made)
+
+
+def _forms(
+    directory: Path, wanted: Mapping[str, ParamSpec], stored: Mapping[str, Nf4], format: Format | None
+) -> dict[str, QArray]:
+    """The specs of what is quantised, either there or on the way."""
+    if not stored:
+        flat = {} if format is None else trees.flatten(quantise_specs(trees.unflatten(wanted), format))
+        return {path: leaf for path, leaf in flat.items() if isinstance(leaf, QArray)}
+    if format is not None and not isinstance(format, Nf4):
+        raise Fault(
+            f"{directory}: the weights are in NF4 already and cannot become {type(format).__name__}; leave out quant, "
+            "or take the model that they were made from"
+        )
+    each = {path: quantise_specs({path: wanted[path]}, own, (path,)) for path, own in stored.items()}
+    return {path: trees.flatten(tree)[path] for path, tree in each.items()}
 
 
 def save(

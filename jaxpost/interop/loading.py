@@ -6,6 +6,7 @@ memory, readers write each matrix into the shard's own buffer, which then become
 accelerator, a matrix at a time is put into place in a stacked array that already lies there.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,9 +21,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from jaxpost.arrays import Array
+from jaxpost.interop.bitsandbytes import Packed
 from jaxpost.interop.names import Slot, copy, selected
+from jaxpost.interop.packing import Packing
 from jaxpost.interop.weights import Tensor
 from jaxpost.params import ParamSpec
+from jaxpost.quant import QArray
 
 READERS = min(8, 2 * (os.cpu_count() or 1))
 STRIP = 4 * 2**20  # bytes that a reader asks for at once
@@ -42,23 +46,34 @@ def placed(
     places: Mapping[str, Any],
     report: Report | None = None,
     readers: int = READERS,
-) -> dict[str, Array]:
+    forms: Mapping[str, QArray] | None = None,
+    packed: Mapping[str, Packed] | None = None,
+) -> dict[str, Any]:
     """All parameters by path, each on the devices that its place (a sharding; `None`: the default device) names.
 
     Matrices are taken in the order of `slots` and put into place in it too; a process reads only those rows that its
-    devices hold, and of columns little more.
+    devices hold, and of columns little more. Parameters among `forms` (specs of quantised weights) are quantised on the
+    way; `packed` are the tensors, by name, that lie in their form already.
     """
-    shards = {path: _shards(spec, places[path]) for path, spec in specs.items()}
-    tasks = [(slot, held) for slot in slots if (held := [s for s in shards[slot.path] if s.holds(slot.index)])]
-    sizes = [tensors[slot.name].dtype.itemsize * slot.outer * max(slot.inner, 1) for slot, _ in tasks]
+    forms, packed = forms or {}, packed or {}
+    packings = {path: Packing(specs[path], form, places[path]) for path, form in forms.items()}
+    shards = {path: _shards(spec, places[path]) for path, spec in specs.items() if path not in packings}
+    tasks: list[tuple[Slot, Callable[[], list[Callable[[], None]]]]] = []
+    for slot in slots:
+        tensor = tensors[slot.name]
+        if packing := packings.get(slot.path):
+            tasks.append((slot, partial(_read_packed, tensor, slot, packing, packed.get(slot.name))))
+        elif held := [s for s in shards[slot.path] if s.holds(slot.index)]:
+            tasks.append((slot, partial(_read, tensor, slot, slot.index, held)))
+    sizes = [tensors[s.name].bytes * s.outer * max(s.inner, 1) // math.prod(tensors[s.name].shape) for s, _ in tasks]
     done, total = 0, sum(sizes)
     with ThreadPoolExecutor(readers, "load") as pool:
         waiting: deque[tuple[int, Future]] = deque()
         upcoming = iter(zip(sizes, tasks, strict=True))
 
         def submit() -> None:
-            for size, (slot, held) in upcoming:
-                waiting.append((size, pool.submit(_read, tensors[slot.name], slot, held)))
+            for size, (_, task) in upcoming:
+                waiting.append((size, pool.submit(task)))
                 return
 
         try:
@@ -76,7 +91,8 @@ def placed(
         finally:
             for _, future in waiting:
                 future.cancel()
-    return {path: _whole(specs[path], places[path], shards.pop(path)) for path in list(shards)}
+    made = {path: _whole(specs[path], places[path], shards.pop(path)) for path in list(shards)}
+    return made | {path: packing.finish() for path, packing in packings.items()}
 
 
 class _Shard:
@@ -159,14 +175,29 @@ def _written(whole: Array, block: Array, at: Array) -> Array:
     return jax.lax.dynamic_update_slice(whole, block, lead + [jnp.int32(0)] * (whole.ndim - len(lead)))
 
 
-def _read(tensor: Tensor, slot: Slot, shards: Sequence[_Shard]) -> list[Callable[[], None]]:
+def _read_packed(tensor: Tensor, slot: Slot, packing: Packing, stored: Packed | None) -> list[Callable[[], None]]:
+    """One matrix of a parameter that is quantised, read, and how to put it into its place."""
+    if stored is not None:
+        return [partial(packing.store, slot.index, stored.read(slot, packing.matrix, packing.form.format))]
+    shards = _shards(packing.matrix, packing.place)
+    puts = _read(tensor, slot, (), shards)
+
+    def put() -> None:
+        for one in puts:
+            one()
+        packing.encode(slot.index, _whole(packing.matrix, packing.place, shards))
+
+    return [put]
+
+
+def _read(tensor: Tensor, slot: Slot, index: tuple[int, ...], shards: Sequence[_Shard]) -> list[Callable[[], None]]:
     """One matrix into all shards that have some of it: strips of the stored tensor, each read once for all."""
     input_major = slot.input_major and slot.inner > 0
     down, right = (0, slot.start) if input_major else (slot.start, 0)
     down += (slot.expert or 0) * (tensor.shape[-2] if len(tensor.shape) > 1 else 1)
     puts, aims = [], []
     for shard in shards:
-        target, put = shard.target(slot.index)
+        target, put = shard.target(index)
         puts.append(put)
         # As the tensor lies: its rows are out axes, or in axes where it is input_major.
         aims.append((target, shard.inner, shard.outer) if input_major else (target.T, shard.outer, shard.inner))

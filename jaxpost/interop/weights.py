@@ -35,6 +35,7 @@ class Tensor:
     code: str
     shape: tuple[int, ...]
     offset: int
+    bytes: int
 
     @property
     def dtype(self) -> np.dtype:
@@ -58,6 +59,12 @@ class Tensor:
         found = np.empty((end - begin, right - left), self.dtype)
         for row in range(begin, end):
             self._read(found[row - begin], self.offset + (row * columns + left) * size)
+        return found
+
+    def raw(self, dtype: Any) -> np.ndarray:
+        """All of the tensor's bytes as numbers of that type, in one axis, whatever the header says of them."""
+        found = np.empty(self.bytes // np.dtype(dtype).itemsize, dtype)
+        self._read(found, self.offset)
         return found
 
     def _read(self, into: np.ndarray, offset: int) -> None:
@@ -103,14 +110,14 @@ class Checkpoint:
         try:
             descriptor = os.open(file, os.O_RDONLY)
             self._stack.callback(os.close, descriptor)
-            for name, (code, shape, offset) in _header(descriptor).items():
-                self.tensors[name] = Tensor(name, file, descriptor, code, shape, offset)
+            for name, found in _header(descriptor).items():
+                self.tensors[name] = Tensor(name, file, descriptor, *found)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise Fault(f"{file}: not a whole safetensors file ({error}); fetch or save it again") from error
 
 
-def _header(descriptor: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
-    """Type, shape and place of each tensor of a file. Raises `ValueError` if they do not fill it exactly."""
+def _header(descriptor: int) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
+    """Type, shape, place and bytes of each tensor of a file. Raises `ValueError` if they do not fill it exactly."""
     size = os.fstat(descriptor).st_size
     length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     if size < 8 or length > min(size - 8, _HEADER_LIMIT):
@@ -125,7 +132,7 @@ def _header(descriptor: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
         if begin != end or stop - begin != wanted:
             raise ValueError(f"its header puts tensor {name} at bytes {begin} to {stop}")
         end = stop
-        found[name] = code, shape, start + begin
+        found[name] = code, shape, start + begin, stop - begin
     if size != start + end:
         raise ValueError(f"it has {size} bytes, and its header says {start + end}")
     return found

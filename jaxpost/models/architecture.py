@@ -2,7 +2,7 @@
 """What a decoder is: sizes and choices as one static record, and the specs of its parameters that follow from it.
 
 Letters of axes: b batch, s sequence, l layers, d width, n query heads, k key/value heads, h head size, f feed-forward
-width, e experts, p learned positions, v vocabulary.
+width, e experts, p learned positions, t places of a prompt or prefix, c classes of a head, v vocabulary.
 """
 
 from dataclasses import dataclass, field
@@ -101,38 +101,47 @@ def is_stacked(path: str) -> bool:
 
 
 def specs(config: Decoder) -> dict[str, Any]:
-    """One spec per parameter. Layers are stacked on a leading axis; biases are slots that an edit may fill."""
-    spec = _Maker(config, 0)
-    tree: dict[str, Any] = {"embed": spec(": v : d"), "layers": {}}
+    """One spec per parameter. Layers are stacked on a leading axis.
+
+    Slots that only edits fill: biases, where the family has none; a `prompt`, whose rows stand in the places that its
+    tokens reserve, and each block's prefix, whose keys and values do (what fills them brings its own length); and in
+    each block two places in the stream, `adapter`, which what leaves attention and MLP passes through; and `heads`
+    beside the one that writes words.
+    """
+    spec = _Maker(config, ())
+    tree: dict[str, Any] = {"embed": spec(": v : d"), "prompt": spec(": t : d", optional=True), "layers": {}}
     if config.rope is None:
         tree["positions"] = spec(": p : d")
     for path, numbers in blocks(config).items():
-        made = _block(config, config.layer(numbers[0]), _Maker(config, len(numbers) if is_stacked(path) else 0))
+        made = _block(config, config.layer(numbers[0]), _Maker(config, numbers, is_stacked(path)))
         node, *parts = tree, *path.split("/")
         for part in parts[:-1]:
             node = node.setdefault(part, {})
         node[parts[-1]] = made
-    return tree | spec.norm("norm") | {"head": spec(": d : v", optional=config.tied)}
+    heads = {"classes": spec(": d : c", optional=True), "classes_shift": spec(": : c", optional=True)}
+    return tree | spec.norm("norm") | {"head": spec(": d : v", optional=config.tied), "heads": heads}
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Specs of one block, stacked over so many layers (0: not stacked), or of what stands outside of all."""
+    """Specs of the block of these layers, or of what stands outside of all."""
 
     config: Decoder
-    stack: int
+    layers: tuple[int, ...]
+    stacked: bool = False
 
     def __call__(self, dims: str, init: Init | None = None, optional: bool = False) -> ParamSpec:
         c = self.config
         size = {"v": c.vocab, "d": c.d, "n": c.heads, "k": c.kv_heads, "h": c.head_size, "f": c.ffn, "p": c.max_length}
+        size |= {"t": 0, "c": 0}
         if c.experts and dims.startswith("e"):
             size |= {"e": c.experts.count, "f": c.experts.ffn}
         if c.experts and dims.endswith("e"):
             size |= {"e": c.experts.count}
-        if self.stack:
-            dims, size["l"] = f"l {dims}", self.stack
+        if self.stacked:
+            dims, size["l"] = f"l {dims}", len(self.layers)
         shape = tuple(size[letter] for letter in dims.replace(":", " ").split())
-        return ParamSpec(shape, dims, init or normal(0.02), jnp.dtype(c.dtype), optional)
+        return ParamSpec(shape, dims, init or normal(0.02), jnp.dtype(c.dtype), optional, layers=self.layers)
 
     def bias(self, name: str, dims: str) -> dict[str, ParamSpec]:
         return {f"{name}_bias": self(dims, constant(0.0), optional=name not in self.config.biases)}
@@ -148,6 +157,7 @@ def _block(config: Decoder, layer: Layer, spec: _Maker) -> dict[str, Any]:
     back = normal(0.02 / (2 * config.layers) ** 0.5)  # of what is added to the stream, by depth
     attn = {"q": spec(": d : n h"), "k": spec(": d : k h"), "v": spec(": d : k h"), "o": spec(": n h : d", back)}
     attn |= spec.bias("q", ": : n h") | spec.bias("k", ": : k h") | spec.bias("v", ": : k h") | spec.bias("o", ": : d")
+    attn |= {"prefix_k": spec(": t : k h", optional=True), "prefix_v": spec(": t : k h", optional=True)}
     if config.qk_norm:
         attn |= spec.norm("q_norm", "h") | spec.norm("k_norm", "h")
     if config.experts and not layer.dense:
@@ -159,5 +169,7 @@ def _block(config: Decoder, layer: Layer, spec: _Maker) -> dict[str, Any]:
         mlp |= spec.bias("up", ": : f") | spec.bias("down", ": : d")
         if config.gated:
             mlp |= {"gate": spec(": d : f")} | spec.bias("gate", ": : f")
+    for sublayer in (attn, mlp):
+        sublayer["adapter"] = spec(": : d", optional=True)
     block = {"attn": attn, "mlp": mlp} | spec.norm("attn_norm") | spec.norm("mlp_norm")
     return block | (spec.norm("attn_post_norm") | spec.norm("mlp_post_norm") if config.post_norms else {})

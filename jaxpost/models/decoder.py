@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Float, Int, Tree
-from jaxpost.delta import constrain_weights, dense, einsum, formed, take
+from jaxpost.delta import constrain_weights, einsum, formed, plus, take, through
 from jaxpost.kernels.attention import Cached, Rows, attention
 from jaxpost.models.architecture import Decoder as Decoder
 from jaxpost.models.architecture import Layer, blocks, is_stacked
@@ -36,11 +36,21 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+def rows(
+    tokens: Int[Array, "b s"], segments: Int[Array, "b s"], positions: Int[Array, "b s"], most: int | None = None
+) -> Rows:
+    """The rows that these tokens are: ids below zero reserve places for a prompt or prefix, -1 for its first row."""
+    return Rows(segments, positions, most, jnp.maximum(-tokens, 0))
+
+
 def embed(config: Decoder, weights: Tree, tokens: Int[Array, "b s"], rules: Rules = RULES) -> Array:
-    """Token embeddings `[b, s, d]` in the config's type, which is the one that the trunk then computes in."""
-    x = take(weights["embed"], tokens, jnp.dtype(config.dtype))
+    """Token embeddings `[b, s, d]` in the config's type, which is the one that the trunk then computes in, and the
+    prompt's rows where ids are below zero."""
+    x = take(weights["embed"], jnp.maximum(tokens, 0), jnp.dtype(config.dtype))
     # The factor is rounded like the numbers that it multiplies: so Gemma was trained.
     x = x if config.embed_scale == 1.0 else x * jnp.asarray(config.embed_scale, x.dtype)
+    if weights["prompt"] is not None:
+        x = jnp.where((tokens < 0)[..., None], take(weights["prompt"], jnp.maximum(-1 - tokens, 0), x.dtype), x)
     return constrain(x, "b s d", rules)
 
 
@@ -107,15 +117,18 @@ class _Blocks:
         def block(x: Array, inputs: tuple[Tree, Cached | None]) -> tuple[Array, Any]:
             w, seen = inputs
             w = constrain_weights(w, block_specs, rules)
-            y, kv = _attend(config, layer, w["attn"], norm(config, x, w, "attn_norm"), turns, self.rows, seen, rules)
+            own = norm(config, x, w, "attn_norm")
+            y, kv = _attend(config, layer, w["attn"], own, turns, self.rows, seen, rules)
+            y = through(y, w["attn"]["adapter"], own, x)
             y = norm(config, y, w, "attn_post_norm") if config.post_norms else y
             x = checkpoint_name(constrain(x + y, "b s d", rules), "mid")
-            y = norm(config, x, w, "mlp_norm")
+            own = norm(config, x, w, "mlp_norm")
             act = _ACTIVATIONS[config.activation]
             if config.experts and not layer.dense:
-                y = mixture(config.experts, act, w["mlp"], block_specs, y, rules)
+                y = mixture(config.experts, act, w["mlp"], block_specs, own, rules)
             else:
-                y = _mlp(config, act, w["mlp"], y, rules)
+                y = _mlp(config, act, w["mlp"], own, rules)
+            y = through(y, w["mlp"]["adapter"], own, x)
             y = norm(config, y, w, "mlp_post_norm") if config.post_norms else y
             return constrain(x + y, "b s d", rules), kv if self.keep else None
 
@@ -164,7 +177,7 @@ def norm(config: Decoder, x: Float[Array, "... d"], weights: Tree, name: str) ->
     if config.norm == "offset":
         scaled = wide + scaled
     if config.norm == "layer":
-        scaled = _biased(scaled, weights[f"{name}_bias"])
+        scaled = plus(scaled, weights[f"{name}_bias"])
     return scaled.astype(x.dtype)
 
 
@@ -184,34 +197,36 @@ def _at(tree: Tree, path: str) -> Tree:
     return tree
 
 
-def _biased(y: Array, bias: Any) -> Array:
-    if bias is None:
-        return y
-    bias = dense(bias, y.dtype)
-    return y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-
-
 def _attend(
     config: Decoder, layer: Layer, w: Tree, x: Array, turns: Turns | None, rows: Rows, seen: Cached | None, rules: Rules
 ) -> tuple[Array, tuple[Array, Array]]:
-    q = constrain(_biased(einsum("bsd,dnh->bsnh", x, w["q"]), w["q_bias"]), "b s n h", rules)
-    k = constrain(_biased(einsum("bsd,dkh->bskh", x, w["k"]), w["k_bias"]), "b s k h", rules)
-    v = constrain(_biased(einsum("bsd,dkh->bskh", x, w["v"]), w["v_bias"]), "b s k h", rules)
+    q = constrain(plus(einsum("bsd,dnh->bsnh", x, w["q"]), w["q_bias"]), "b s n h", rules)
+    k = constrain(plus(einsum("bsd,dkh->bskh", x, w["k"]), w["k_bias"]), "b s k h", rules)
+    v = constrain(plus(einsum("bsd,dkh->bskh", x, w["v"]), w["v_bias"]), "b s k h", rules)
     if config.qk_norm:
         q, k = norm(config, q, w, "q_norm"), norm(config, k, w, "k_norm")
     if turns is not None:
         q, k = rotate(q, turns), rotate(k, turns)
+    k, v = _prefixed(k, w["prefix_k"], rows), _prefixed(v, w["prefix_v"], rows)
     q, k, v = checkpoint_name(q, "qkv"), checkpoint_name(k, "qkv"), checkpoint_name(v, "qkv")
     scale = 1 / math.sqrt(config.head_size) if config.attn_scale is None else config.attn_scale
     y = attention(q, k, v, rows, seen, window=layer.window, scale=scale, cap=config.attn_cap)
-    return _biased(einsum("bsnh,nhd->bsd", checkpoint_name(y, "attn"), w["o"]), w["o_bias"]), (k, v)
+    return plus(einsum("bsnh,nhd->bsd", checkpoint_name(y, "attn"), w["o"]), w["o_bias"]), (k, v)
+
+
+def _prefixed(kv: Float[Array, "b s k h"], prefix: Any, rows: Rows) -> Float[Array, "b s k h"]:
+    """Keys or values with the prefix's rows in the places that are reserved for them. They are not turned."""
+    if prefix is None or rows.virtual is None:
+        return kv
+    here = (rows.virtual > 0)[..., None, None]
+    return jnp.where(here, take(prefix, jnp.maximum(rows.virtual - 1, 0), kv.dtype), kv)
 
 
 def _mlp(config: Decoder, act: Callable[[Array], Array], w: Tree, x: Array, rules: Rules) -> Array:
-    up = checkpoint_name(_biased(einsum("bsd,df->bsf", x, w["up"]), w["up_bias"]), "gate_up")
+    up = checkpoint_name(plus(einsum("bsd,df->bsf", x, w["up"]), w["up_bias"]), "gate_up")
     if config.gated:
-        gate = checkpoint_name(_biased(einsum("bsd,df->bsf", x, w["gate"]), w["gate_bias"]), "gate_up")
+        gate = checkpoint_name(plus(einsum("bsd,df->bsf", x, w["gate"]), w["gate_bias"]), "gate_up")
         y = act(gate) * up
     else:
         y = act(up)
-    return _biased(einsum("bsf,fd->bsd", constrain(y, "b s f", rules), w["down"]), w["down_bias"])
+    return plus(einsum("bsf,fd->bsd", constrain(y, "b s f", rules), w["down"]), w["down_bias"])

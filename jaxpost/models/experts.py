@@ -13,7 +13,8 @@ from jaxpost.delta import einsum, letters_of, ragged
 from jaxpost.kernels.ragged_matmul import grouped
 from jaxpost.models.architecture import Experts
 from jaxpost.params import ParamSpec
-from jaxpost.shard import Rules, on_each
+from jaxpost.quant import apart
+from jaxpost.shard import Rules, on_each, ways
 
 
 def mixture(
@@ -31,7 +32,7 @@ def mixture(
     what the pieces of the feed-forward width give. `specs` are those of the block, by path.
     """
     shares, chosen = _route(experts, w["router"], x)
-    pieces = {name: w[name] for name in ("gate", "up", "down") if name in w}
+    pieces = apart({name: w[name] for name in ("gate", "up", "down") if name in w}, ways("f", rules))
 
     def local(x: Array, shares: Array, chosen: Array, w: Tree) -> Array:
         flat = x.reshape(-1, x.shape[-1])

@@ -9,10 +9,11 @@ from jax import checkpoint_policies as policies
 
 Remat = Literal["none", "dots", "most", "attention", "full"]
 """none: keep everything. dots: keep what matrix products made. most: keep queries, keys, values, the attention's
-result, the middle of the block and the MLP's two branches. attention: the same without the branches. full: keep
-the blocks' inputs only. From most memory to least; names save better than dots (half the memory at equal speed)."""
+result, the middle of the block, the MLP's two branches, and what edits keep for their own gradients. attention: the
+same without the last two. full: keep the blocks' inputs only. From most memory to least; names save better than dots
+(half the memory at equal speed)."""
 
-_NAMES = {"most": ("qkv", "attn", "mid", "gate_up"), "attention": ("qkv", "attn", "mid")}
+_NAMES = {"most": ("qkv", "attn", "mid", "gate_up", "scaled"), "attention": ("qkv", "attn", "mid")}
 
 
 def rematerialised(block: Callable[..., Any], remat: Remat) -> Callable[..., Any]:

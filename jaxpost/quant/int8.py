@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array
+from jaxpost.params import ParamSpec
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Int8:
     The error of one weight is at most half a scale. The scale keeps the in axes with size one, so that decoding is
     one broadcast product.
     """
+
+    def of(self, spec: ParamSpec) -> "Int8":
+        return self
 
     def encode(self, w: Array, inner: int, outer: int) -> tuple[Array, Mapping[str, Array]]:
         axes = tuple(range(-inner - outer, -outer))
@@ -31,3 +35,6 @@ class Int8:
     def letters(self, inner: str, outer: str) -> tuple[str, Mapping[str, str]]:
         letters = f"{inner} {outer}"
         return letters, {"scale": letters}
+
+    def apart(self, codes: Array, scales: Mapping[str, Array], ways: int) -> tuple[Array, Mapping[str, Array], "Int8"]:
+        return codes, scales, self

@@ -2,7 +2,8 @@
 """A weight stored as codes and scales, and the protocol of a format."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import struct
 
 from jaxpost import trees
 from jaxpost.arrays import Array, Tree
+from jaxpost.faults import Fault
 from jaxpost.params import ParamSpec, constant
 
 TARGETS = ("layers/*",)
@@ -19,9 +21,13 @@ TARGETS = ("layers/*",)
 class Format(Protocol):
     """How numbers become codes. Implementations are frozen dataclasses: they ride in the tree as static data.
 
-    Every array that `encode` returns carries the weight's lead axes first, and no shape is kept anywhere, so that the
-    layer scan can strip the lead axis. Axes are told by their letters, counted from the last one.
+    Every array that `encode` returns carries the weight's lead axes first, and no shape with them is kept anywhere, so
+    that the layer scan can strip the lead axis. Axes are told by their letters, counted from the last one.
     """
+
+    def of(self, spec: ParamSpec) -> "Format":
+        """The format for weights with the axes of that spec: with what it must know of them besides the codes."""
+        ...
 
     def encode(self, w: Array, inner: int, outer: int) -> tuple[Array, Mapping[str, Array]]:
         """Codes and scales of a weight whose last `inner + outer` axes are its in and out axes."""
@@ -34,14 +40,27 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
+class InPieces(Protocol):
+    """A format of which every piece of a weight can be decoded by itself, be it cut along in or out axes; at least once
+    it has been prepared for that."""
+
+    def apart(self, codes: Array, scales: Mapping[str, Array], ways: int) -> tuple[Array, Mapping[str, Array], Format]:
+        """The same weight, so that it can be cut up to `ways` times along an axis which that divides."""
+        ...
+
+
 @struct.dataclass
 class QArray:
     """A quantised weight. Invariant: `format.decode(codes, scales)` approximates the weight it was made from, with
-    as many axes as `codes` has. A leaf of parameters like any other: scanned, sharded, saved; never trained."""
+    as many axes as `codes` has, of which the last are `inner` in axes and `outer` out axes. A leaf of parameters like
+    any other: scanned, sharded, saved; never trained."""
 
     codes: Any
     scales: Any
     format: Format = struct.field(pytree_node=False)
+    inner: int = struct.field(pytree_node=False, default=1)
+    outer: int = struct.field(pytree_node=False, default=1)
 
     @property
     def ndim(self) -> int:
@@ -55,8 +74,15 @@ class QArray:
 def quantise(w: Array, spec: ParamSpec, format: Format) -> QArray:
     """The weight in the format, scaled along the axes that its spec names."""
     _, inner, outer = spec.groups
+    format = format.of(spec)
     codes, scales = format.encode(w, len(inner), len(outer))
-    return QArray(codes, scales, format)
+    return QArray(codes, scales, format, len(inner), len(outer))
+
+
+def quantise_like(w: Array, q: QArray) -> QArray:
+    """Another weight of q's shape in q's format: after an edit has been merged into the weight that q stands for."""
+    codes, scales = q.format.encode(w, q.inner, q.outer)
+    return q.replace(codes=codes, scales=scales)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def dequantise(q: QArray, dtype: Any = jnp.float32) -> Array:
@@ -81,7 +107,9 @@ def quantise_specs(specs: Tree, format: Format, targets: Iterable[str] = TARGETS
         made = jax.eval_shape(lambda w: quantise(w, spec, format), whole)
 
         def part(x: Any, axes: str) -> ParamSpec:
-            return ParamSpec(x.shape, f"{lead} : : {axes}", constant(0), x.dtype, derived=True)
+            return replace(
+                spec, shape=x.shape, dims=f"{lead} : : {axes}", init=constant(0), dtype=x.dtype, derived=True
+            )
 
         return jax.tree.map(part, made, made.letters(inner, outer))
 
@@ -98,6 +126,26 @@ def _matrices(specs: Mapping[str, ParamSpec], targets: Iterable[str]) -> set[str
 
 def is_quantised(leaf: Any) -> bool:
     return isinstance(leaf, QArray)
+
+
+def apart(tree: Tree, ways: int) -> Tree:
+    """The tree with every quantised leaf such that pieces of it can be decoded by themselves, for code that devices run
+    each on their own piece. Raises `Fault` for a format that has no such form."""
+
+    def leaf(x: Any) -> Any:
+        if not is_quantised(x):
+            return x
+        if ways > 1 and not isinstance(x.format, InPieces):
+            raise Fault(
+                f"weights as {type(x.format).__name__} cannot be cut over the devices of a mesh here; "
+                "choose a mesh with tensor=1"
+            )
+        if ways == 1:
+            return x
+        codes, scales, format = x.format.apart(x.codes, x.scales, ways)
+        return x.replace(codes=codes, scales=scales, format=format)
+
+    return jax.tree.map(leaf, tree, is_leaf=is_quantised)
 
 
 def dequantise_tree(params: Tree, dtype: Any = jnp.float32) -> Tree:

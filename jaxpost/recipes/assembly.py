@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxpost import delta, params, shard, trees
-from jaxpost.arrays import Key, Tree
+from jaxpost.arrays import Array, Key, Tree
+from jaxpost.data.tokenizers import Tokenizer, Virtual, with_virtual
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 from jaxpost.train import optimisers
@@ -21,7 +22,23 @@ from jaxpost.train import state as states
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.state import State
 
-DeltaConfig = delta.Lora | delta.Full
+DeltaConfig = (
+    delta.Lora
+    | delta.Full
+    | delta.Adapters
+    | delta.BitDelta
+    | delta.Prompt
+    | delta.Ptuning
+    | delta.Prefix
+    | delta.Dora
+    | delta.AdaLora
+    | delta.Ia3
+    | delta.BitFit
+    | delta.Vera
+    | delta.Select
+    | delta.Head
+    | delta.Both
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,8 @@ class Program:
 
 @dataclass(frozen=True)
 class Assembly:
-    """`state` and `frozen` are abstract, with shardings; `make` draws the state and the fixed half of the delta."""
+    """`state` and `frozen` are abstract, with shardings; `make` draws the state and the fixed half of the delta, which
+    may start from the base's weights."""
 
     config: Decoder
     mesh: Mesh
@@ -42,7 +60,7 @@ class Assembly:
     trainable: Tree
     state: State
     frozen: dict[str, Tree]
-    make: Callable[[Key], tuple[State, Tree]]
+    make: Callable[[Key, Tree], tuple[State, Tree]]
 
     @property
     def parameters(self) -> int:
@@ -69,18 +87,31 @@ class Assembly:
         return sum(size * (6 if p in dense else 4) for p, size in used.items())
 
 
-def assemble(config: Decoder, stored: Tree, kind: DeltaConfig, optim: Optimiser, steps: int, mesh: Mesh) -> Assembly:
-    """Everything derived from the specs of the model, of its weights as they are `stored`, and of the delta."""
+def assemble(
+    config: Decoder,
+    stored: Tree,
+    kind: DeltaConfig,
+    optim: Optimiser,
+    steps: int,
+    mesh: Mesh,
+    encode: Callable[[str], list[int]] | None = None,
+    read: Callable[[str], delta.Delta] | None = None,
+) -> Assembly:
+    """Everything derived from the specs of the model, of its weights as they are `stored`, and of the delta. `encode`
+    (text to ids) and `read` (the delta of another run) are for deltas that start from text or from a run."""
+    others = {name: read(name) for name in kind.reads} if read else {}  # now: nothing can be read while tracing
+    reader = others.__getitem__ if others else None
     whole = kind(decoder.specs(config))
     trainable, fixed = delta.partition(whole)
-    optimiser = optimisers.make(optim, steps, trainable)
+    optimiser = kind.optimiser(optimisers.make(optim, steps, trainable), trainable, steps)
 
-    def make(key: Key) -> tuple[State, Tree]:
-        mine, rest = delta.partition(params.init(whole, key))
+    def make(key: Key, base: Tree) -> tuple[State, Tree]:
+        begun = kind.start(params.init(whole, key), _given(config, base, key, encode, reader))
+        mine, rest = delta.partition(begun)
         return states.start(mine, optimiser), rest
 
-    state, rest = jax.eval_shape(make, jax.eval_shape(jax.random.key, 0))
-    state_places = states.shardings(state, shard.shardings(trainable, mesh), mesh)
+    state, rest = jax.eval_shape(make, jax.eval_shape(jax.random.key, 0), params.abstract(stored))
+    state_places = states.shardings(state, shard.shardings(trainable, mesh), mesh, optim.paged)
     fixed_places = shard.shardings(fixed, mesh)
     frozen = {"base": params.abstract(stored), "fixed": rest}
     frozen_places = {"base": shard.shardings(stored, mesh), "fixed": fixed_places}
@@ -93,6 +124,32 @@ def assemble(config: Decoder, stored: Tree, kind: DeltaConfig, optim: Optimiser,
         frozen=_placed(frozen, frozen_places),
         make=jax.jit(make, out_shardings=(state_places, fixed_places)),
     )
+
+
+def _given(
+    config: Decoder,
+    base: Tree,
+    key: Key,
+    encode: Callable[[str], list[int]] | None,
+    read: Callable[[str], delta.Delta] | None,
+) -> delta.Given:
+    """What a method may start from, the base's own ways of reading ids among it."""
+
+    def embed(ids: Array) -> Array:
+        return decoder.embed(config, base, ids[None])[0]
+
+    def attended(ids: Array) -> dict[str, tuple[Array, Array]]:
+        places = decoder.rows(ids[None], jnp.ones_like(ids)[None], jnp.arange(ids.shape[0])[None], most=1)
+        _, kept = decoder.trunk(config, base, embed(ids)[None], places, keep=True)
+        assert kept is not None
+        return {path: (k[:, 0], v[:, 0]) for path, (k, v) in kept.items()}
+
+    return delta.Given(base, key, encode, read, embed, attended, decoder.specs(config))
+
+
+def reserving(tokenizer: Tokenizer, kind: DeltaConfig) -> Tokenizer:
+    """The tokenizer with the places that a delta of this kind needs in every example."""
+    return with_virtual(tokenizer, Virtual(kind.virtual, kind.place))
 
 
 def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, Any]:

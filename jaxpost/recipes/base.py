@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model that a run starts from."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 import jaxpost
-from jaxpost import params, quant, shard
+from jaxpost import delta, params, quant, shard
 from jaxpost.arrays import Tree
 from jaxpost.data import tokenizers
 from jaxpost.data.sources.stored import note
@@ -20,12 +21,20 @@ from jaxpost.interop import hf, hub
 from jaxpost.interop.config_json import DTYPES
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
+from jaxpost.recipes import adapter
+from jaxpost.recipes.drawn import drawn
 
 BUILT_IN = {"nano": Path(jaxpost.__file__).parent / "data" / "nano" / "base"}
 """Models that ship with the package."""
 
 
-FORMATS = {"int8": quant.Int8()}
+Quant = Literal["none", "int8", "int4", "nf4", "fp8"]
+FORMATS: Mapping[str, quant.Format] = {
+    "int8": quant.Int8(),
+    "int4": quant.Int4(),
+    "nf4": quant.Nf4(),
+    "fp8": quant.Fp8(),
+}
 SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """What types are called elsewhere."""
 
@@ -36,21 +45,25 @@ class Pretrained:
     `s3://...`); `org/name` (or `org/name@revision`) of the Hugging Face hub; or `nano`, which ships with jaxpost.
     `dtype` is that of the weights in memory and of the computation; empty keeps what the config.json says. `quant`
     stores the blocks' weights in fewer bits: the base is frozen, so a delta over it trains all the same. `chat` says
-    what is to be otherwise than its chat template says."""
+    what is to be otherwise than its chat template says. `adapter` is a directory that PEFT or AdapterHub wrote: the
+    model is then the base under that adapter, which stays as it is."""
 
     path: str = "nano"
     dtype: str = ""
-    quant: Literal["none", "int8"] = "none"
+    quant: Quant = "none"
     chat: Chat = Chat()
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """A model with random weights, drawn from the seed: to train from nothing, or to measure speed."""
+    """A model with random weights, drawn from the seed: to train from nothing, or to measure speed. `quant` is as for
+    `Pretrained`."""
 
     model: Decoder
     tokenizer: str
     seed: int = 0
+    quant: Quant = "none"
     chat: Chat = Chat()
 
 
@@ -91,29 +104,39 @@ def config_of(model: Model) -> Decoder:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model in memory: its config, its tokenizer, its weights laid out on the mesh, and the specs of those."""
+    """The model in memory: its config, its tokenizer, its weights laid out on the mesh, and the specs of those. The
+    weights that an `adapter` edits are bound to its edits, whatever they are stored as: folded into 16 bits or fewer, a
+    small change would be lost in rounding."""
 
     config: Decoder
     tokenizer: Tokenizer
     weights: Tree
     specs: Tree
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(model: Model, mesh: Mesh) -> Loaded:
+    """The model, under its adapter if it has one."""
+    loaded = _plain(model, mesh)
+    if isinstance(model, Fresh) or not model.adapter:
+        return loaded
+    made, specs = adapter.read(model.adapter, loaded.config, loaded.weights, mesh)
+    adapter.check_startable(model.adapter, made)
+    weights, stored = delta.bind(loaded.weights, made), delta.bind(loaded.specs, specs)
+    return replace(loaded, weights=weights, specs=stored, adapter=made)
+
+
+def _plain(model: Model, mesh: Mesh) -> Loaded:
     """Reads (or draws) the weights onto the mesh, and tells who watches (`sources.stored.watched`) how far it is.
     Raises `Fault` for a directory that cannot be read, and for a tokenizer that knows more tokens than the model
     embeds."""
     config, tokenizer = config_of(model), tokenizer_of(model)
     check_vocabulary(tokenizer, config.vocab)
-    specs = params.filled(decoder.specs(config))
-    places = shard.shardings(specs, mesh)
+    format = FORMATS.get(model.quant)
     if isinstance(model, Fresh):
-        draw: Any = jax.jit(lambda key: params.init(specs, key), out_shardings=places)
-        return Loaded(config, tokenizer, draw(jax.random.key(model.seed)), specs)
-    weights = hf.load(directory(model), config.dtype, places, partial(note, f"reading {model.path}"))[1]
-    if model.quant == "none":
-        return Loaded(config, tokenizer, weights, specs)
-    format = FORMATS[model.quant]
-    stored = quant.quantise_specs(specs, format)
-    pack: Any = jax.jit(lambda w: quant.quantise_tree(w, specs, format), out_shardings=shard.shardings(stored, mesh))
-    return Loaded(config, tokenizer, pack(weights), stored)
+        specs = params.filled(decoder.specs(config))
+        stored = quant.quantise_specs(specs, format) if format else specs
+        return Loaded(config, tokenizer, drawn(specs, stored, mesh, jax.random.key(model.seed)), stored)
+    lay, report = partial(shard.shardings, mesh=mesh), partial(note, f"reading {model.path}")
+    _, weights, stored = hf.stored(directory(model), config.dtype, lay, format, report)
+    return Loaded(config, tokenizer, weights, stored)

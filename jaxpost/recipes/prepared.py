@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jaxpost.data.batches.loader import Changing, Single, Unit, read
+from jaxpost.data.batches.loader import Single, Unit, read
+from jaxpost.data.batches.packing import Group
 from jaxpost.data.blend import Blend
 from jaxpost.data.prepare import cache
 from jaxpost.data.prepare.cleaning import Cleaning, Kept, cleaned
+from jaxpost.data.rows.views import Changing
 from jaxpost.data.sources.stored import NotKept
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn
 from jaxpost.faults import Fault
@@ -42,7 +44,7 @@ def prepared(
             for name, part in rows.sources.items()
         }
         return replace(rows, sources=parts)
-    if not len(rows) or isinstance(rows, Changing) or isinstance(rows[0], Tokens):
+    if not len(rows) or isinstance(rows, Changing) or isinstance(rows[0], Tokens | Group):
         if batches.cleaning.does_something:
             raise Fault("batches.cleaning is for rows of files; the built-in tasks and rows of tokens are taken as is")
         return rows
@@ -104,7 +106,7 @@ def _cleaned(
 ) -> Kept:
     def tokens(row: Any) -> int:
         (group,) = read([row], unit, tokenizer, columns, train_on)
-        return sum(len(member.ids) for member in group.members)
+        return sum(int((member.ids >= 0).sum()) for member in group.members)
 
     def shown(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
         return track(items, total, what, console)

@@ -24,7 +24,7 @@ from jaxpost.data.batches.loader import Loader
 from jaxpost.data.parts import Part, prompt_of
 from jaxpost.data.tasks import Example, Task
 from jaxpost.data.text import parts_of
-from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids, prompt_ids
+from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids, newest, prompt_ids
 from jaxpost.evals import report, table, text
 from jaxpost.evals.rank import question, rank
 from jaxpost.evals.score import Scorer, token_stats
@@ -143,7 +143,9 @@ def answer(examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, w
         return []
     longest = max(len(tokenizer.encode(example.target)) for example in examples)
     sampling = Sampling(max_new=min(config.max_length // 2, math.ceil(1.5 * longest) + 1))
-    prompts = [prompt_ids(tokenizer, example.prompt)[-(config.max_length - sampling.max_new) :] for example in examples]
+    room = config.max_length - sampling.max_new
+    whole = [np.asarray(prompt_ids(tokenizer, example.prompt), np.int32) for example in examples]
+    prompts = [ids[newest(ids, room)].tolist() for ids in whole]
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     answers = [""] * len(examples)
     for at in range(0, len(order), rows):
@@ -167,13 +169,14 @@ class Reviewing:
         """Measures the model that the run starts from, unless an earlier start of the run did, in the same way."""
         if self._measured() is None:
             with status("measuring the model before training", self._console):
-                found = self._look(weights)
+                found = self._look(weights, self._tokenizer)
             self._write(BEFORE, found)
 
-    def after(self, weights: Tree) -> None:
-        """Measures again, writes the table, the answers and the report, and shows them."""
+    def after(self, weights: Tree, tokenizer: Tokenizer) -> None:
+        """Measures again, writes the table, the answers and the report, and shows them. The tokenizer is the run's,
+        with the places that it reserves in every prompt."""
         with status("measuring the model after training", self._console):
-            now = self._look(weights)
+            now = self._look(weights, tokenizer)
         before = self._measured() or {"scores": {}, "answers": [""] * len(self._samples)}
         rows = compared(self._parts, before["scores"], now["scores"])
         samples = [
@@ -194,9 +197,9 @@ class Reviewing:
             page = report.write_report(self._directory)
             self._console.print(self._next(page), soft_wrap=True)  # a command must not be broken in two
 
-    def _look(self, weights: Tree) -> dict[str, Any]:
-        scores, notes = measure(self._parts, self._config, self._tokenizer, weights, self._review.rows)
-        answers = answer(self._samples, self._config, self._tokenizer, weights, self._review.rows)
+    def _look(self, weights: Tree, tokenizer: Tokenizer) -> dict[str, Any]:
+        scores, notes = measure(self._parts, self._config, tokenizer, weights, self._review.rows)
+        answers = answer(self._samples, self._config, tokenizer, weights, self._review.rows)
         return {"of": self._of(), "scores": scores, "notes": notes, "answers": answers}
 
     def _of(self) -> dict[str, Any]:

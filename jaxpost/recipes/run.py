@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jaxpost import delta, shard
 from jaxpost.arrays import Batch, HostBatch, Metrics, Tree
-from jaxpost.data.batches.loader import Counts, Loader, counts_of, join
+from jaxpost.data.batches.loader import Counts, Loader, Single, Unit, counts_of, join
 from jaxpost.data.batches.packing import Overlong
 from jaxpost.data.batches.prefetch import Prefetch
 from jaxpost.data.prepare.cleaning import KEEP_ALL, Cleaning
@@ -24,7 +24,7 @@ from jaxpost.data.tokenizers import Tokenizer, TrainOn
 from jaxpost.faults import Fault
 from jaxpost.models.remat import Remat
 from jaxpost.recipes import record
-from jaxpost.recipes.assembly import Assembly, Program
+from jaxpost.recipes.assembly import Assembly, Program, reserving
 from jaxpost.recipes.base import Loaded
 from jaxpost.recipes.prepared import prepared
 from jaxpost.recipes.review import Reviewing
@@ -90,8 +90,8 @@ class Data:
     held_out: Callable[[], Loader]
 
 
-def sources(config: Any, tokenizer: Tokenizer) -> Data:
-    """This process's share of the training stream and of the held-out rows."""
+def sources(config: Any, tokenizer: Tokenizer, unit: Unit = Single()) -> Data:  # noqa: B008 (it has no state)
+    """This process's share of the training stream and of the held-out rows, each of which is a `unit`."""
     train, batches = config.train, config.batches
     if (train.steps > 0) == (train.epochs > 0):
         raise Fault(
@@ -104,12 +104,13 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
         "train_on": batches.train_on,
         "overlong": batches.overlong,
         "columns": config.data.columns,
+        "unit": unit,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
     columns, places = config.data.columns, batches.rows * batches.seq_len
     rows = reading(lambda: config.data.training(train.seed), "reading the data")
-    rows = prepared(rows, tokenizer, batches, columns, None if train.epochs else train.steps * places, console())
+    rows = prepared(rows, tokenizer, batches, columns, None if train.epochs else train.steps * places, console(), unit)
     loader = Loader(rows, tokenizer, seed=train.seed, epochs=train.epochs or None, **options)
     steps = train.steps or _counted(loader)
     kept = reading(lambda: config.data.held_out(train.seed), "reading the held-out data")
@@ -119,7 +120,7 @@ def sources(config: Any, tokenizer: Tokenizer) -> Data:
         )
     rounds = 2 + steps // train.eval_every if train.eval_every else 0
     asis = replace(batches, cleaning=KEEP_ALL)  # what a model is measured on stays what it is
-    kept = prepared(kept, tokenizer, asis, columns, rounds * train.eval_batches * places, console())
+    kept = prepared(kept, tokenizer, asis, columns, rounds * train.eval_batches * places, console(), unit)
     return Data(Prefetch(loader), loader, steps, lambda: Loader(kept, tokenizer, seed=None, epochs=1, **options))
 
 
@@ -191,6 +192,13 @@ def place(batch: HostBatch, mesh: Mesh) -> Batch:
     return {name: jax.make_array_from_process_local_data(rows, np.asarray(x)) for name, x in batch.items()}
 
 
+class Reviewed(Protocol):
+    """Looks at a run's weights, each time with what it measured before in the run's directory."""
+
+    def before(self, weights: Tree) -> None: ...
+    def after(self, weights: Tree, tokenizer: Tokenizer) -> None: ...
+
+
 @dataclass(frozen=True)
 class Session:
     """All that stays as it is while a run trains."""
@@ -209,9 +217,16 @@ class Session:
 
 
 def train(
-    config: Any, directory: Path, model: Loaded, data: Data, assembly: Assembly, programs: dict[str, Program]
+    config: Any,
+    directory: Path,
+    model: Loaded,
+    data: Data,
+    assembly: Assembly,
+    programs: dict[str, Program],
+    reviewing: Reviewed | None = None,
 ) -> State:
-    """Runs the loop around a recipe's programs, with checkpoints, metrics and progress, and reviews the result."""
+    """Runs the loop around a recipe's programs, with checkpoints, metrics and progress, and reviews the result: as a
+    language model, unless the recipe knows better."""
     begun_at = time.monotonic()
     if config.batches.seq_len > model.config.max_length:
         raise Fault(
@@ -221,10 +236,12 @@ def train(
     with Checkpoints(directory / "checkpoints") as checkpoints:
         begun = checkpoints.step()
         settle(directory, config, begun is not None)
-        state, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1))
+        state, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), model.weights)
         session = Session(config, directory, model, data, assembly, programs, {"base": model.weights, "fixed": fixed})
-        reviewing = Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
-        reviewing.before(session.weights(state))
+        reviewing = reviewing or Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
+        # A fresh prompt or prefix is not nothing: what it is added to is measured without it.
+        plain = model.weights if config.delta.virtual else session.weights(state)
+        reviewing.before(plain)
         if begun is not None:
             saved = checkpoints.restore(assembly.state)
             state = saved.state
@@ -237,7 +254,7 @@ def train(
     if jax.process_index() == 0:
         metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
     _say_what_became_of(counts_of(data.source.save()), config.batches.seq_len)
-    reviewing.after(session.weights(state))
+    reviewing.after(session.weights(state), reserving(model.tokenizer, config.delta))
     return state
 
 
@@ -351,4 +368,5 @@ def _facts(session: Session, state: State, seconds: float) -> dict[str, str | in
         "examples left out": counts.dropped,
         "row fill": f"{100 * counts.fill:.1f} %",
         "seconds since the last start": round(seconds, 1),
+        **session.config.delta.facts(delta.combine(state.trainable, session.frozen["fixed"])),
     }

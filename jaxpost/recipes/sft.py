@@ -14,12 +14,11 @@ import jax.numpy as jnp
 from jaxpost import delta
 from jaxpost.arrays import Array, Batch, Key, Metrics, Tree
 from jaxpost.data.batches.packing import MOST
-from jaxpost.kernels.attention import Rows
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy, z_loss
-from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, trunk
-from jaxpost.recipes import base, run
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble
+from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, rows, trunk
+from jaxpost.recipes import base, run, trained
+from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
 from jaxpost.recipes.review import Review
@@ -77,8 +76,8 @@ def make_loss(model: Decoder, config: Config) -> LossFn:
         x = embed(model, weights, batch["tokens"])
         if config.loss.neftune and noise_key is not None:
             x = noisy(x, batch["segments"], config.loss.neftune, noise_key)
-        rows = Rows(batch["segments"], batch["positions"], most)
-        hidden, _ = trunk(model, weights, x, rows, remat=config.train.remat)
+        places = rows(batch["tokens"], batch["segments"], batch["positions"], most)
+        hidden, _ = trunk(model, weights, x, places, remat=config.train.remat)
         scale = batch["mask"] / batch["trained"]
         head = head_weights(model, weights)
         total, losses, hits = linear_xent(
@@ -130,6 +129,15 @@ def main(config: Config, directory: Path) -> None:
     run.check(config, mesh)
     with jax.set_mesh(mesh):
         model = run.reading(lambda: base.load(config.model, mesh), "reading the model")
-        data = run.sources(config, model.tokenizer)
-        assembly = assemble(model.config, model.specs, config.delta, config.optim, data.steps, mesh)
+        data = run.sources(config, reserving(model.tokenizer, config.delta))
+        assembly = assemble(
+            model.config,
+            model.specs,
+            config.delta,
+            config.optim,
+            data.steps,
+            mesh,
+            model.tokenizer.encode,
+            trained.delta_of,
+        )
         run.train(config, directory, model, data, assembly, programs(config, assembly))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that has trained, read back to be used."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import jax
 from jaxpost import delta
 from jaxpost.arrays import Tree
 from jaxpost.data.sources import remote
-from jaxpost.data.tokenizers import Tokenizer
+from jaxpost.data.tokenizers import Tokenizer, Virtual, with_virtual
+from jaxpost.delta.algebra import stack
 from jaxpost.faults import Fault
 from jaxpost.interop import hub
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes import base, record
-from jaxpost.recipes.assembly import assemble
+from jaxpost.recipes import adapter, base, record
+from jaxpost.recipes.assembly import assemble, reserving
 from jaxpost.recipes.base import Model, Pretrained
 from jaxpost.shard import MeshShape, make_mesh
 from jaxpost.train.checkpoint import Checkpoints
@@ -30,6 +32,8 @@ class Trained:
     tokenizer: Tokenizer
     base: Tree
     delta: Tree
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    """What lies over the base already, its weights bound to it."""
 
     @property
     def weights(self) -> Tree:
@@ -39,6 +43,13 @@ class Trained:
     @property
     def folded(self) -> Tree:
         return delta.fold(self.base, self.delta)
+
+    @property
+    def apart(self) -> tuple[Tree, Tree]:
+        """The base without the adapter that the run started from, and all that lies over it as one delta."""
+        if not self.adapter:
+            return self.base, self.delta
+        return adapter.without(self.base, self.adapter), stack(self.adapter, self.delta)
 
 
 def base_of(name: str) -> Model:
@@ -59,21 +70,36 @@ def base_of(name: str) -> Model:
     return Pretrained(name)
 
 
-def read(name: str, best: bool = False) -> Trained:
-    """The run of that directory at its latest (or best) checkpoint; or a model that `Pretrained` takes, as it is."""
+def read(name: str, best: bool = False, over: str = "") -> Trained:
+    """The run of that directory at its latest (or best) checkpoint; or a model that `Pretrained` takes, as it is, or
+    with the adapter of the directory `over` as its delta."""
     mesh = make_mesh(MeshShape())
     path, model = Path(name), base_of(name)
     if not record.is_run(path):
         with jax.set_mesh(mesh):
             plain = base.load(model, mesh)
-        return Trained(None, plain.config, plain.tokenizer, plain.weights, {})
+            made = adapter.read(over, plain.config, plain.weights, mesh)[0] if over else {}
+        tokenizer = with_virtual(plain.tokenizer, Virtual(adapter.reserved(made))) if made else plain.tokenizer
+        return Trained(None, plain.config, tokenizer, plain.weights, made)
+    if over:
+        raise Fault(f"{name} is a run, with a delta of its own; --adapter is laid over models, such as the run's base")
     config = record.read(path)
     with jax.set_mesh(mesh):
         loaded = base.load(config.model, mesh)
         # The schedule's length has no part in the state, so any number of steps will do.
         optim = replace(config.optim, warmup=0)
-        assembly = assemble(loaded.config, loaded.specs, config.delta, optim, 1, mesh)
-        _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1))
+        assembly = assemble(loaded.config, loaded.specs, config.delta, optim, 1, mesh, loaded.tokenizer.encode)
+        _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), loaded.weights)
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
             state = checkpoints.restore(assembly.state, best).state
-    return Trained(config, loaded.config, loaded.tokenizer, loaded.weights, delta.combine(state.trainable, fixed))
+    tokenizer = reserving(loaded.tokenizer, config.delta)
+    made = delta.combine(state.trainable, fixed)
+    return Trained(config, loaded.config, tokenizer, loaded.weights, made, loaded.adapter)
+
+
+def delta_of(name: str) -> delta.Delta:
+    """What the run of that name made, for another to start from."""
+    path = Path(name)
+    if not record.is_run(path):
+        raise Fault(f"{name} is no run directory, so there is no delta to start from")
+    return read(name).delta

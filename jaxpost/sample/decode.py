@@ -10,7 +10,7 @@ from flax import struct
 from jaxpost.arrays import Array, Int, Tree
 from jaxpost.kernels.attention import Cached, Rows
 from jaxpost.models.architecture import blocks
-from jaxpost.models.decoder import Decoder, embed, head, trunk
+from jaxpost.models.decoder import Decoder, embed, head, rows, trunk
 from jaxpost.sample.logits import Sampling, distribution, draw
 
 
@@ -45,12 +45,13 @@ def prefill(
     room: int,
 ) -> Decoding:
     """Reads prompts of unequal length, padded on the right, into a cache of `slots` places, with room for `room`
-    drawn tokens. Rows of length 0 are done from the start."""
+    drawn tokens. Ids below zero are places of a prompt or prefix (`decoder.rows`). Rows of length 0 are done from the
+    start."""
     batch, width = tokens.shape
     places = jnp.broadcast_to(jnp.arange(width), (batch, width))
     segments = (places < lengths[:, None]).astype(jnp.int32)
     x = embed(config, weights, tokens)
-    hidden, kept = trunk(config, weights, x, Rows(segments, places, most=1), keep=True)
+    hidden, kept = trunk(config, weights, x, rows(tokens, segments, places, most=1), keep=True)
     assert kept is not None
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
     cache = {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.arrays import Tree
+from jaxpost.delta.bank import resized
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
 from jaxpost.sample.decode import Decoding, decode, prefill
@@ -41,9 +42,10 @@ def generate(
     """A completion of every prompt (token ids, of any lengths), until one of the end tokens, or `max_new` tokens, or
     `stop(tokens)` says at how many tokens to cut (`stops_at` makes it from strings).
 
-    Weights may be bound to a delta and quantised. Shapes are rounded up to powers of two, so that batches of similar
-    size share a compiled program. Raises `Fault` for an empty prompt and for one that leaves no room in the model's
-    length.
+    Weights may be bound to a delta and quantised; if the delta is of banks, each prompt goes through the entry chosen
+    for it. Prompts reserve places for a soft prompt or prefix by ids below zero. Shapes are rounded up to powers of
+    two, so that batches of similar size share a compiled program. Raises `Fault` for an empty prompt and for one that
+    leaves no room in the model's length.
     """
     *_, last = stream(config, weights, prompts, sampling, ends=ends, stop=stop)
     return last
@@ -78,6 +80,7 @@ def stream(
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(sampling.seed), jnp.arange(rows))
     room = _power(sampling.max_new, 16)
     shaping = replace(sampling, max_new=1, seed=0)  # neither is part of the program, which must not depend on them
+    weights = resized(weights, rows)
     state = _prefill(config, weights, tokens, lengths, keys, width + room, room)
     for drawn in range(0, sampling.max_new, CHUNK):
         steps = min(CHUNK, sampling.max_new - drawn)

@@ -10,3 +10,4 @@ from jaxpost.shard.rules import constrain as constrain
 from jaxpost.shard.rules import on_each as on_each
 from jaxpost.shard.rules import rows as rows
 from jaxpost.shard.rules import shardings as shardings
+from jaxpost.shard.rules import ways as ways

@@ -96,6 +96,13 @@ def constrain(x: Array, letters: str, rules: Rules = RULES) -> Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def ways(letter: str, rules: Rules = RULES) -> int:
+    """Into how many pieces an axis of that letter is cut for computing, on the mesh of the program being traced."""
+    mesh, names = jax.sharding.get_abstract_mesh(), rules.compute.get(letter, ())
+    names = (names,) if isinstance(names, str) else names
+    return math.prod(mesh.shape[name] for name in names if name in mesh.shape)
+
+
 def on_each(
     function: Callable[..., Array], along: str, summed: tuple[str, int], letters: Tree, out: str, rules: Rules = RULES
 ) -> Callable[..., Array]:

@@ -11,13 +11,15 @@ import optax
 from jaxpost.arrays import Tree
 from jaxpost.faults import Fault
 from jaxpost.params import ParamSpec
+from jaxpost.train.paged import paged
 
 
 @dataclass(frozen=True)
 class Optimiser:
     """lr rises linearly over `warmup` steps to its peak, then follows `schedule` down to `final` times the peak, which
     a step behind the run's last would have. Weight decay pulls an edit towards nothing, so the model towards its base;
-    it acts on matrices only, never on norms and biases. `clip` bounds the global gradient norm; 0 leaves it alone."""
+    it acts on matrices only, never on norms and biases. `clip` bounds the global gradient norm; 0 leaves it alone.
+    `paged` keeps the moments in host memory (`train/paged.py`): the same numbers in less of the device's memory."""
 
     name: Literal["adamw", "adafactor", "sgd", "lion"] = "adamw"
     lr: float = 2e-4
@@ -30,6 +32,7 @@ class Optimiser:
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip: float = 1.0
+    paged: bool = False
 
 
 def schedule(config: Optimiser, steps: int) -> optax.Schedule:
@@ -54,18 +57,27 @@ def schedule(config: Optimiser, steps: int) -> optax.Schedule:
 def make(config: Optimiser, steps: int, specs: Tree) -> optax.GradientTransformation:
     """The optimiser for a tree of the specs' form."""
     lr = schedule(config, steps)
-    decays = jax.tree.map(lambda spec: bool(spec.groups[1] and spec.groups[2]), specs)
-    decay: Any = {"weight_decay": config.weight_decay, "mask": decays}
-    kinds = {
-        "adamw": lambda: optax.adamw(lr, config.b1, config.b2, config.eps, **decay),
-        "lion": lambda: optax.lion(lr, config.b1, config.b2, **decay),
-        "sgd": lambda: optax.chain(optax.add_decayed_weights(**decay), optax.sgd(lr, config.momentum or None)),
-        "adafactor": lambda: as_matrices(optax.adafactor(lr, multiply_by_parameter_scale=False), specs),
-    }
+
+    def chosen(specs: Tree) -> optax.GradientTransformation:
+        decays = jax.tree.map(lambda spec: bool(spec.groups[1] and spec.groups[2]), specs)
+        decay: Any = {"weight_decay": config.weight_decay, "mask": decays}
+        kinds = {
+            "adamw": lambda: optax.adamw(lr, config.b1, config.b2, config.eps, **decay),
+            "lion": lambda: optax.lion(lr, config.b1, config.b2, **decay),
+            "sgd": lambda: optax.chain(optax.add_decayed_weights(**decay), optax.sgd(lr, config.momentum or None)),
+            "adafactor": lambda: as_matrices(optax.adafactor(lr, multiply_by_parameter_scale=False), specs),
+        }
+        return kinds[config.name]()
+
     if config.name == "adafactor" and config.weight_decay:
         raise Fault("optim.weight_decay: adafactor here runs without weight decay; set it to 0 or choose adamw")
-    chosen = kinds[config.name]()
-    return optax.chain(optax.clip_by_global_norm(config.clip), chosen) if config.clip else chosen
+    if config.name == "adafactor" and config.paged:
+        raise Fault("optim.paged: adafactor keeps hardly any moments; leave paged out or choose adamw")
+    inner = paged(chosen, specs, config.clip) if config.paged else chosen(specs)
+    if not config.clip:
+        return inner
+    # Either way a state of two parts, so that a run may go on with the other.
+    return optax.chain(optax.identity() if config.paged else optax.clip_by_global_norm(config.clip), inner)
 
 
 def as_matrices(optimiser: optax.GradientTransformation, specs: Tree) -> optax.GradientTransformation:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxpost.arrays import Tree
+from jaxpost.shard.offload import on_host
 
 
 @struct.dataclass
@@ -29,10 +30,10 @@ def start(trainable: Tree, optimiser: optax.GradientTransformation, extra: Tree 
     return State(jnp.zeros((), jnp.int32), trainable, optimiser.init(trainable), extra)
 
 
-def shardings(state: State, trainable: Tree, mesh: Mesh) -> State:
+def shardings(state: State, trainable: Tree, mesh: Mesh, paged: bool = False) -> State:
     """Where a state rests, from where its trainable leaves do: each optimiser moment lies like the leaf it belongs
     to, anything else (counts, factored moments of another shape) on every device. Moments are known by coming as
-    whole trees of the trainable one's form.
+    whole trees of the trainable one's form. `paged` ones rest in host memory.
 
     `state` is abstract (from `jax.eval_shape`); `trainable` holds shardings.
     """
@@ -40,7 +41,9 @@ def shardings(state: State, trainable: Tree, mesh: Mesh) -> State:
     form = jax.tree.structure(state.trainable)
 
     def moment(leaf: Any, shape: Any, sharding: Any) -> Any:
-        return sharding if leaf.shape == shape.shape else everywhere
+        if leaf.shape != shape.shape:
+            return everywhere
+        return on_host(sharding) if paged else sharding
 
     def moments(node: Any) -> bool:
         return jax.tree.structure(node) == form

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxpost.data.batches.loader import place_of
 from jaxpost.data.blend import Blend
 from jaxpost.data.mixtures import Proportional, Temperature, Weights
+from jaxpost.data.rows.views import place_of
 from jaxpost.data.sources import Record
 from jaxpost.faults import Fault
 

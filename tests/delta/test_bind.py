@@ -27,8 +27,12 @@ def dense(shape) -> Dense:
         ("layers/p", dense(3), "no parameter 'layers/p'; did you mean layers/q"),
         ("layers", dense(3), "no parameter 'layers'"),
         ("nrom", Insert(jnp.ones(3)), "no parameter 'nrom'; did you mean norm"),
-        ("norm", Insert(jnp.ones(3)), "'norm' already holds a weight; Insert fills empty slots"),
-        ("layers/q_bias", dense((2, 4)), "'layers/q_bias' is an empty slot of this model; only Insert"),
+        ("norm", Insert(jnp.ones(3)), "'norm' already holds a weight, and a slot holds one; Insert fills empty slots"),
+        (
+            "layers/q_bias",
+            dense((2, 4)),
+            "'layers/q_bias' is an empty slot of this model, and Dense edits weights; Insert fills",
+        ),
     ],
 )
 def test_a_place_that_does_not_fit_is_a_fault(lay, path, edit, text):

@@ -50,6 +50,8 @@ def finished(workshop, flags):
         run = folder / "run"
 
         def make() -> None:
+            if config in runs.FROM:
+                train(runs.FROM[config])
             folder.mkdir()
             done = runs.jaxpost("train", f"configs/{config}.py:tiny", "--run", str(run), *flags(config))
             for name, text in (("code", str(done.returncode)), ("said", done.stdout), ("complained", done.stderr)):

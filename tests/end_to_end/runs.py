@@ -25,6 +25,8 @@ COMMAND = [sys.executable, "-m", "jaxpost.cli"]
 # These differ from one that is trained here by their data alone; tests/recipes/test_shown_data.py makes their batches.
 ALIKE = {"lm_c4", "sft_e2e_lora"}
 CONFIGS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - ALIKE)
+FROM = {"bitdelta_nano": "flan_nano_full"}
+"""Configs that go on from another's run."""
 QUIET = ("--review.examples", "0", "--review.generations", "0")
 TOKENIZER = str(BUILT_IN["nano"] / "tokenizer.model")
 
@@ -110,6 +112,8 @@ def inputs(directory: Path) -> dict[str, tuple[str, ...]]:
         made = [json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in asked]
         rows.write_text("".join(made))
     return {
+        "bitdelta_nano": ("--of", str(directory.parent / "flan_nano_full" / "run")),
+        "classify_nano_prefix": (),
         "flan_nano_full": (),
         "flan_nano_lora": (),
         "nano_pretrain": ("--model.tokenizer", TOKENIZER, "--data.path", str(tokens), "--batches.seq-len", "64"),

@@ -12,7 +12,7 @@ from tests.end_to_end import runs
 
 
 def test_every_config_is_covered(tmp_path):
-    assert len(runs.CONFIGS) == 4 and set(runs.inputs(tmp_path)) == set(runs.CONFIGS)
+    assert len(runs.CONFIGS) == 6 and set(runs.inputs(tmp_path)) == set(runs.CONFIGS)
     assert all("def tiny()" in (ROOT / "configs" / f"{name}.py").read_text() for name in runs.CONFIGS)
 
 
@@ -22,15 +22,18 @@ def test_trains(config, finished):
     assert done.code == 0, done.complained
     assert done.complained == ""
     assert runs.saved(done.run)[0] == 4
-    for name in ("config.json", "metrics.jsonl", "run.json", "generations.json", "report.html"):
+    classifies = config.startswith("classify")
+    shown = "classes.json" if classifies else "generations.json"
+    for name in ("config.json", "metrics.jsonl", "run.json", shown, "report.html"):
         assert (done.run / name).stat().st_size > 0
     assert list((done.run / "tensorboard").iterdir())
-    assert "step 4/4 (100%)" in done.said and f"generate {done.run}" in done.said
+    assert "step 4/4 (100%)" in done.said
+    assert ("held out: accuracy" if classifies else f"generate {done.run}") in done.said
 
 
 @pytest.mark.parametrize("config", runs.CONFIGS)
 def test_killed_and_resumed_equals_uninterrupted(config, finished, flags, tmp_path):
-    run = tmp_path / "run"
+    run, whole = tmp_path / "run", finished(config).run
     command = ("train", f"configs/{config}.py:tiny", "--run", str(run), *flags(config), *runs.QUIET)
     code, said = runs.stopped(*command, run=run, signal=signal.SIGKILL, after=2, keeps=1)
     assert code == -signal.SIGKILL, said
@@ -38,8 +41,8 @@ def test_killed_and_resumed_equals_uninterrupted(config, finished, flags, tmp_pa
     resumed = runs.jaxpost(*command)
     assert resumed.returncode == 0, resumed.stderr
     assert re.search(rf"going on from step [123] of {run}$", resumed.stdout, re.MULTILINE)
-    assert runs.saved(run) == runs.saved(finished(config).run)
-    assert losses(run) == losses(finished(config).run)
+    assert runs.saved(run) == runs.saved(whole)
+    assert losses(run) == losses(whole)
 
 
 def losses(run):

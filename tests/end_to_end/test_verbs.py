@@ -146,3 +146,12 @@ def test_interrupted_while_it_reads_it_leaves_quietly(tmp_path):
 def test_generations_carry_their_task(run):
     (sample,) = json.loads((Path(run) / "generations.json").read_text())
     assert sample["cluster"] in {"arithmetic", "sentiment", "tracking"} and sample["task"] and sample["target"]
+
+
+def test_classify_tells_a_class_and_how_likely_each_is(finished):
+    done = runs.jaxpost("classify", str(finished("classify_nano_prefix").run), "Max lost his dog.")
+    assert done.returncode == 0, done.stderr
+    name, *shares = done.stdout.strip().splitlines()[-1].split("  ")
+    told = {share.split()[0]: float(share.split()[1]) for share in shares}
+    assert told.keys() == {"happy", "sad", "angry", "scared"} and max(told, key=told.__getitem__) == name
+    assert abs(sum(told.values()) - 100) < 0.5

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from jaxpost.data.chat.template import BuiltIn
 from jaxpost.data.tasks import Example
+from jaxpost.data.tokenizers import Virtual, with_virtual
 from jaxpost.evals.rank import Choice, Question, Scores, choose, question, rank
 from jaxpost.faults import Fault
 
@@ -37,6 +38,7 @@ class Tokenizer:
     """A letter is a token."""
 
     vocab_size, bos, eos, pad, ends, template, continues = 128, 1, 2, 0, (2,), BuiltIn(), True
+    virtual = Virtual()
 
     def encode_offsets(self, text, after=""):
         return np.array([ord(c) for c in text], np.int32), np.array([(i, i + 1) for i in range(len(text))], np.int32)
@@ -62,6 +64,17 @@ def test_options_stand_behind_the_prompt_as_in_training():
     prompt = [1, *map(ord, "Q?\n")]
     assert asked.pairs == ((prompt, [*map(ord, "yes"), 2]), (prompt, [*map(ord, "no"), 2]))
     assert asked.answer == 1
+
+
+@pytest.mark.parametrize("place, at", [("before", 0), ("between", 4)])
+def test_every_option_has_the_places_of_a_learned_prompt(place, at):
+    asked = question(
+        with_virtual(Tokenizer(), Virtual(2, place)),
+        Example("Q?\n", "no", options=("yes", "no")),
+    )
+    prompt = [1, *map(ord, "Q?\n")]
+    prompt[at:at] = [-1, -2]
+    assert asked.pairs == ((prompt, [*map(ord, "yes"), 2]), (prompt, [*map(ord, "no"), 2]))
 
 
 @pytest.mark.parametrize("options", [None, (), ("yes", "maybe")])

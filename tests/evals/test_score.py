@@ -9,7 +9,7 @@ import pytest
 
 from jaxpost import params
 from jaxpost.data.batches.packing import Shifted, lay
-from jaxpost.delta import Lora, bind
+from jaxpost.delta import Insert, Lora, bind
 from jaxpost.evals.score import Scorer, row_sums, token_stats
 from jaxpost.faults import Fault
 from jaxpost.kernels.attention import Rows
@@ -87,6 +87,19 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(weights):
     found = Scorer(CONFIG, rows=1, length=12).score(weights, [(prompt, completion), ([3], [4])])
     assert found.cut == 1
     assert found.logprobs[0] == pytest.approx(by_hand(weights, prompt[-10:], completion), rel=1e-5)
+
+
+@pytest.mark.parametrize("at", [0, 45])
+def test_a_prompt_that_is_cut_keeps_its_reserved_places(weights, at):
+    rng = np.random.default_rng(1)
+    text, completion = rng.integers(1, 32, 70).tolist(), [5, 6, 7]
+    kept = text[-59:]  # beside two places and three tokens of the completion
+    prompted = bind(weights, {"prompt": Insert(8 * jax.random.normal(jax.random.key(3), (2, 16)))})
+    long, wanted = [*text[:at], -1, -2, *text[at:]], [*kept[: max(0, at - 11)], -1, -2, *kept[max(0, at - 11) :]]
+    found = [Scorer(CONFIG, 1).score(prompted, [(prompt, completion)]) for prompt in (long, wanted)]
+    assert [one.cut for one in found] == [1, 0] and found[0].logprobs == found[1].logprobs
+    with pytest.raises(Fault, match="has 63 tokens, but there is room for 1 to 61"):
+        Scorer(CONFIG, 1).score(prompted, [([-1, -2], [5] * 63)])
 
 
 def test_the_model_s_own_limit_holds(weights):

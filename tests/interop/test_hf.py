@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxpost import params as parameters
 from jaxpost import trees
+from jaxpost.data.tokenizers import Virtual
 from jaxpost.faults import Fault
 from jaxpost.interop import load, save
 from jaxpost.models.architecture import Decoder, specs
@@ -340,7 +341,7 @@ class Words:
 
     vocab_size, bos, eos, pad = 48, None, 7, 0
 
-    ends, template, continues = (7,), None, True
+    ends, template, continues, virtual = (7,), None, True, Virtual()
 
     def encode(self, text): ...
     def encode_offsets(self, text, after=""): ...

@@ -5,7 +5,7 @@ A case is random but small. `exact` tells in float64, by formulas written a seco
 is, and `slack` how far rounding may carry a contraction with it away from that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from jaxpost import delta, params, quant
-from jaxpost.delta import Dense, Insert, LowRank, Scale
+from jaxpost.delta import Dense, Insert, LowRank, Magnitude, OneBit, Scale, Svd, Vectors
 from jaxpost.kernels.ragged_matmul import grouped
 from jaxpost.params import ParamSpec, normal
+from jaxpost.quant.nf4 import DYNAMIC, LEVELS
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,26 @@ KINDS: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     "dense16": lambda specs, rank: half(delta.Full(W)(specs)),
     "scale in": lambda specs, rank: delta.Scales(W, "in")(specs),
     "scale out": lambda specs, rank: delta.Scales(W, "out")(specs),
+    "one bit": lambda specs, rank: delta.BitDelta(targets=W)(specs),
+    "stack": lambda specs, rank: {
+        "w": delta.Stack((delta.Lora(rank, targets=W)(specs)["w"], delta.Scales(W)(specs)["w"]))
+    },
+    "dora": lambda specs, rank: delta.Dora(rank, targets=W)(specs),
+    "adalora": lambda specs, rank: delta.AdaLora(rank, 1, targets=W)(specs),
+    "vera": lambda specs, rank: delta.Vera(rank + 2, targets=W)(specs),
 }
 """Every kind of edit of a weight that is there. `Insert` is a kind of base: the other edits go on top of it."""
 
-BASES = ("float32", "bfloat16", "int8", "inserted")
+FORMATS: dict[str, quant.Format] = {
+    "int8": quant.Int8(),
+    "int4": quant.Int4(group=3),
+    "nf4": quant.Nf4(block=4, lookup="take"),
+    "nf4 single": quant.Nf4(double=False, block=3),
+    "fp8": quant.Fp8(),
+}
+"""With blocks so small that weights of these sizes have several, the last one not full."""
+
+BASES = ("float32", "bfloat16", *FORMATS, "inserted")
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,9 @@ class Case:
             return {"w": None}
         specs = self.specs(layers)
         weights = params.init(specs, jax.random.key(self.seed))
-        return quant.quantise_tree(weights, specs, quant.Int8(), W) if self.base == "int8" else weights
+        if self.base not in FORMATS:
+            return weights
+        return jax.jit(lambda weights: quant.quantise_tree(weights, specs, FORMATS[self.base], W))(weights)
 
     def deltas(self, layers: bool = False, fresh: bool = False) -> list[dict[str, Any]]:
         """The edits one after the other: as their own initialisers start them, or with random values in all fields."""
@@ -94,6 +113,9 @@ class Case:
         for i, kind in enumerate(self.kinds):
             made = KINDS[kind](specs, self.size["r"])
             start = params.init(made, jax.random.key(self.seed + i))
+            if fresh and kind == "dora":
+                under = bound(self.params(layers), done)
+                start = delta.Dora(targets=W).start(start, delta.Given(under, jax.random.key(0)))
             done.append(start if fresh else randomised(start, self.seed + i))
         return done
 
@@ -126,7 +148,13 @@ def half(specs: Any) -> Any:
 
 def randomised(tree: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
+
+    def leaf(old: Any) -> jax.Array:
+        if jnp.issubdtype(old.dtype, jnp.integer):
+            return jnp.asarray(rng.integers(0, 256, old.shape), old.dtype)
+        return jnp.asarray(rng.normal(size=old.shape), old.dtype)
+
+    return jax.tree.map(leaf, tree)
 
 
 def cases(
@@ -166,13 +194,10 @@ def wide(x: Any) -> np.ndarray:
 def exact(base: Any, deltas: list[Any], dims: str) -> tuple[np.ndarray, np.ndarray]:
     """The edited weight in float64, and the same with every term made positive: the scale of its rounding errors."""
     w = base["w"]
-    if isinstance(w, quant.QArray):
-        w = wide(w.codes) * wide(w.scales["scale"])
-    whole = None if w is None else wide(w)
-    size = None if whole is None else np.abs(whole)
+    whole, size = decoded(w, dims) if isinstance(w, quant.QArray) else (None if w is None else wide(w),) * 2
+    size = None if size is None else np.abs(size)
     lead, inner, outer = ("".join(group.split()) for group in dims.split(":"))
-    for edits in deltas:
-        edit = edits["w"]
+    for edit in flat(edits["w"] for edits in deltas):
         match edit:
             case Insert():
                 whole, size = wide(edit.value), np.abs(wide(edit.value))
@@ -180,12 +205,68 @@ def exact(base: Any, deltas: list[Any], dims: str) -> tuple[np.ndarray, np.ndarr
                 whole, size = whole + wide(edit.dw), size + np.abs(wide(edit.dw))
             case Scale():
                 whole, size = whole * wide(edit.s), size * np.abs(wide(edit.s))
+            case OneBit():
+                rows = np.unpackbits(np.asarray(edit.bits.codes), axis=len(lead), bitorder="little")
+                rows = rows.take(range(np.prod(edit.bits.format.inner)), axis=len(lead))
+                scale = wide(edit.scale).reshape(*edit.scale.shape, *(1,) * len(inner + outer))
+                whole = whole + scale * np.where(rows, 1.0, -1.0).reshape(whole.shape)
+                size = size + np.abs(scale)
             case LowRank():
                 spec = f"{lead}{inner}R,{lead}R{outer},{lead}->{lead}{inner}{outer}"
                 factors = wide(edit.a), wide(edit.b), wide(edit.scale)
                 whole = whole + np.einsum(spec, *factors)
                 size = size + np.einsum(spec, *map(np.abs, factors))
+            case Svd():
+                spec = f"{lead}{inner}R,{lead}R,{lead}R{outer},{lead}->{lead}{inner}{outer}"
+                factors = wide(edit.p), wide(edit.lam), wide(edit.q), wide(edit.scale)
+                whole = whole + np.einsum(spec, *factors)
+                size = size + np.einsum(spec, *map(np.abs, factors))
+            case Vectors():
+                spec = f"{lead}{inner}R,{lead}R,{lead}R{outer},{lead}{outer}->{lead}{inner}{outer}"
+                factors = wide(edit.a), wide(edit.d), wide(edit.b), np.squeeze(wide(edit.s), len(lead))
+                whole = whole + np.einsum(spec, *factors)
+                size = size + np.einsum(spec, *map(np.abs, factors))
+            case Magnitude():
+                axes, m = tuple(range(len(lead), len(lead + inner))), np.abs(wide(edit.m))
+                norm, room = (np.sqrt(np.sum(x**2, axes, keepdims=True)) for x in (whole, size))
+                whole, size = wide(edit.m) * whole / norm, m * (size / norm + np.abs(whole) * room / norm**2)
     return whole, size
+
+
+def decoded(q: quant.QArray, dims: str) -> tuple[np.ndarray, np.ndarray]:
+    """What a quantised weight stands for, and the scale of its rounding errors."""
+    if not isinstance(q.format, quant.Int4 | quant.Nf4):
+        return (wide(q.codes) * wide(q.scales["scale"]),) * 2
+    inner, outer = (len(group.split()) for group in dims.split(":")[1:])
+    codes = np.asarray(q.codes)
+    first, last = codes.ndim - outer - inner, codes.ndim - outer - 1
+    if codes.dtype == np.uint8:  # the even rows of the last in axis in the high halves of bytes
+        codes = np.repeat(codes, 2, last) // np.resize([16, 1], 2 * codes.shape[last]).reshape(-1, *(1,) * outer) % 16
+    scales = {name: wide(x) for name, x in q.scales.items()}
+    if isinstance(q.format, quant.Int4):
+        levels, block, scale = codes - 8.0, q.format.group, scales["scale"]
+        most = scale
+    else:
+        levels, block, scale = LEVELS.astype(float)[codes], q.format.block, scales["absmax"]
+        most = scale
+        if q.format.double:
+            assert scale[(0,) * first].size <= 256  # so that there is one nested number a matrix
+            one = (..., *(None,) * (scale.ndim - first))
+            scale = DYNAMIC.astype(float)[scale.astype(int)] * scales["nested"][..., 0][one]
+            most, scale = np.abs(scale) + scales["offset"][one], scale + scales["offset"][one]
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        whole = np.repeat(x, block, first)
+        count = int(np.prod(codes.shape[first : last + 1]))
+        return np.take(whole, range(count), first).reshape(codes.shape)
+
+    return levels * rows(scale), levels * rows(most)
+
+
+def flat(edits: Iterable[Any]) -> Iterator[Any]:
+    """The edits with those that others are made of in their place."""
+    for edit in edits:
+        yield from flat(edit.edits) if isinstance(edit, delta.Stack) else (edit,)
 
 
 def applied(case: Case, w: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from jaxpost.losses import cross_entropy
 from jaxpost.models import decoder
 from jaxpost.models.architecture import Decoder, Experts, Layer
 from jaxpost.models.rope import Rope
-from tests.laws.cases import randomised
+from tests.laws.cases import FORMATS, randomised
 
 BATCH, LENGTH = 8, 5
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -62,39 +62,56 @@ STACKS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
     "full": lambda specs: [delta.Full()(specs)],
     "scales": lambda specs: [delta.Scales(("k", "v", *ends(specs)))(specs) | delta.Scales(("down",), "in")(specs)],
     "inserts": lambda specs: [biases(specs)],
+    "places": lambda specs: [delta.Prompt(2)(specs) | delta.Prefix(2)(specs)],
+    "adapters": lambda specs: [delta.Adapters("houlsby", reduction=4)(specs)],
+    "factors": lambda specs: [
+        delta.Dora(rank=2, targets=("q", "o", "down"))(specs)
+        | delta.AdaLora(3, 2, targets=("k", "v", *ends(specs)))(specs)
+        | delta.Vera(5, targets=("up",))(specs)
+        | {path: edit for path, edit in delta.BitDelta(targets=("gate",))(specs).items() if path.endswith("gate")}
+    ],
     "all of it": lambda specs: [
-        biases(specs),
+        biases(specs)
+        | delta.Adapters("parallel", reduction=2, activation="gelu")(specs)
+        | delta.Prompt(2)(specs)
+        | delta.Prefix(2)(specs),
         delta.Full(("down", "norm", *ends(specs)))(specs),
         delta.Lora(rank=2, targets=("q", "down", *ends(specs)))(specs),
         delta.Scales(("q", *ends(specs)), "in")(specs),
     ],
 }
-BASES = ("float32", "bfloat16", "int8")
+BASES = ("float32", "bfloat16", "int8", "int4", "nf4", "fp8")
 
 
 def base_of(config: Decoder, kind: str) -> Any:
     """Weights large enough that every one of them matters to the logits."""
     specs = decoder.specs(config)
     weights = jax.tree.map(lambda w: w * 8 if w.ndim > 1 else w, params.init(specs, jax.random.key(0)))
-    return (
-        quant.quantise_tree(weights, specs, quant.Int8(), ("layers/*", "head", "embed")) if kind == "int8" else weights
-    )
+    if kind not in FORMATS:
+        return weights
+    return quant.quantise_tree(weights, specs, FORMATS[kind], ("layers/*", "head", "embed"))
 
 
-def stack_of(config: Decoder, name: str, fresh: bool = False) -> list[dict[str, Any]]:
+def stack_of(config: Decoder, name: str, fresh: bool = False, base: Any = None) -> list[dict[str, Any]]:
+    """With random values, or `fresh`, as the edits start over that base."""
     stack = [params.init(edits, jax.random.key(i)) for i, edits in enumerate(STACKS[name](decoder.specs(config)))]
     if fresh:
-        return stack
-    shifted = [jax.tree.map(lambda a, b: a + 0.1 * b, edits, randomised(edits, 5 + i)) for i, edits in enumerate(stack)]
-    return shifted
+        return [delta.Dora().start(edits, delta.Given(base, jax.random.key(0))) for edits in stack]
+
+    def shifted(a: Any, b: Any) -> Any:
+        return b if jnp.issubdtype(a.dtype, jnp.integer) else a + 0.1 * b
+
+    return [jax.tree.map(shifted, edits, randomised(edits, 5 + i)) for i, edits in enumerate(stack)]
 
 
 def batch() -> dict[str, jax.Array]:
-    """Two examples and some padding in every row."""
+    """Two examples and some padding in every row; some tokens are places of a prompt or prefix."""
     rng = np.random.default_rng(0)
     segments = np.tile(np.array([1, 1, 2, 2, 0], np.int32), (BATCH, 1))
+    tokens = rng.integers(0, 14, (BATCH, LENGTH))
+    tokens[:, 0], tokens[::2, 2] = -1, -2
     return {
-        "tokens": jnp.asarray(rng.integers(0, 14, (BATCH, LENGTH)), jnp.int32),
+        "tokens": jnp.asarray(tokens, jnp.int32),
         "targets": jnp.asarray(rng.integers(0, 14, (BATCH, LENGTH)), jnp.int32),
         "mask": jnp.asarray(rng.integers(0, 2, (BATCH, LENGTH)) * (segments > 0), jnp.float32),
         "segments": jnp.asarray(segments),
@@ -104,7 +121,11 @@ def batch() -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits(config: Decoder, weights: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    return decoder.logits(config, weights, batch["tokens"], Rows(batch["segments"], batch["positions"]))
+    return decoder.logits(config, weights, batch["tokens"], places_of(batch))
+
+
+def places_of(batch: dict[str, jax.Array]) -> Rows:
+    return decoder.rows(batch["tokens"], batch["segments"], batch["positions"])
 
 
 def join(base: Any, trainable: list[Any], fixed: list[Any], lay: Callable[[Any, Any], Any] = delta.bind) -> Any:
@@ -115,7 +136,7 @@ def join(base: Any, trainable: list[Any], fixed: list[Any], lay: Callable[[Any, 
 
 def loss(config: Decoder, weights: Any, batch: dict[str, jax.Array], remat: Any = "none") -> jax.Array:
     """The mean loss of the masked tokens, through the fused head."""
-    rows = Rows(batch["segments"], batch["positions"])
+    rows = places_of(batch)
     hidden, _ = decoder.trunk(config, weights, decoder.embed(config, weights, batch["tokens"]), rows, remat=remat)
     scale = batch["mask"] / jnp.sum(batch["mask"])
     part = decoder.head_weights(config, weights)
@@ -124,5 +145,10 @@ def loss(config: Decoder, weights: Any, batch: dict[str, jax.Array], remat: Any 
 
 def unbind(weights: Any, dtype: Any = jnp.float32) -> Any:
     """A bound tree with every edit and quantised leaf made plain."""
-    flat = trees.flatten(weights)
-    return trees.unflatten({path: None if w is None else delta.dense(w, dtype) for path, w in flat.items()})
+
+    def plain(w: Any) -> Any:
+        if w is None or (isinstance(w, delta.Bound) and w.w is None):  # what stands in the stream is no weight
+            return None if w is None else w.edit
+        return delta.dense(w, dtype)
+
+    return trees.unflatten({path: plain(w) for path, w in trees.flatten(weights).items()})

@@ -13,18 +13,39 @@ from hypothesis import strategies as st
 
 from jaxpost import delta
 from tests.jaxprs import products
-from tests.laws.cases import BASES, KINDS, SIZES, USES, Case, applied, bound, cases, exact, folded, slack, wide
+from tests.laws.cases import (
+    BASES,
+    FORMATS,
+    KINDS,
+    SIZES,
+    USES,
+    Case,
+    applied,
+    bound,
+    cases,
+    exact,
+    flat,
+    folded,
+    slack,
+    wide,
+)
 from tests.laws.models import unbind
 
-ON_WEIGHTS = ("float32", "bfloat16", "int8")
-ADDITIVE = ("lora", "rslora16", "dense", "dense16")
+ON_WEIGHTS = ("float32", "bfloat16", *FORMATS)
+ADDITIVE = ("lora", "rslora16", "dense", "dense16", "one bit")
+
+
+ELSEWHERE = {delta.Bank, delta.Bottleneck}
+"""Have laws of their own: what chooses among edits, and what stands in the stream."""
 
 
 def test_every_edit_of_the_package_is_tried():
     edits = {c for _, c in inspect.getmembers(delta, inspect.isclass) if hasattr(c, "contract") and c is not delta.Edit}
+    edits -= ELSEWHERE
     case = Case("plain", 0, "inserted", tuple(KINDS), "float32", 1.0, 0)
-    assert {type(edits["w"]) for edits in case.deltas()} == edits
-    assert (len(edits), len(KINDS), len(BASES), len(USES), len(SIZES)) == (4, 6, 4, 7, 2)
+    made = [edits["w"] for edits in case.deltas()]
+    assert {type(edit) for edit in (*made, *flat(made))} == edits
+    assert (len(edits), len(KINDS), len(BASES), len(USES), len(SIZES)) == (9, 11, 8, 7, 2)
 
 
 @given(cases(bases=ON_WEIGHTS))
@@ -59,7 +80,7 @@ def test_fold_and_unbind_are_the_formula_in_float32(case):
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype, share", [("float32", 0.9), ("bfloat16", 0.6)])
+@pytest.mark.parametrize("dtype, share", [("float32", 0.9), ("bfloat16", 0.5)])
 def test_an_edit_left_out_is_noticed(use, kind, dtype, share):
     """The tolerances of these laws can fail: the base alone is far outside them."""
     case = Case(use, 0, "float32", (kind,), dtype, 1.0, 7)
@@ -99,13 +120,14 @@ def test_a_scale_does_not_commute_with_a_sum():
 
 
 @pytest.mark.parametrize("use", [use for use in USES if USES[use].spec])
-@pytest.mark.parametrize("base", ON_WEIGHTS)
+@pytest.mark.parametrize("base", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize(
     "kinds, count",
     [
         (("dense",), 1),
         (("dense", "dense16", "dense"), 1),
         (("lora",), 3),
+        (("one bit",), 2),
         (("dense", "lora"), 3),
         (("lora", "dense"), 4),
         (("scale in", "scale out"), 1),
@@ -118,7 +140,7 @@ def test_number_of_matrix_products(use, base, kinds, count):
     assert len(products(case.contract, case.x(), weights["w"])) == count
 
 
-@given(cases(bases=("int8",)))
+@given(cases(bases=tuple(FORMATS)))
 def test_a_quantised_base_under_edits_is_its_dequantised_self(case):
     base, deltas, x = case.params(), case.deltas(), case.x()
     plain = {"w": delta.dense(base["w"])}
@@ -135,7 +157,7 @@ def test_fold_then_difference_gives_the_delta_back(case):
     assert change.keys() == {"w"} and isinstance(change["w"], delta.Dense)
     whole, size = exact(base, deltas, USES[case.use].dims)
     before, old_size = exact(base, [], USES[case.use].dims)
-    assert np.all(np.abs(wide(change["w"].dw) - (whole - before)) <= (size + old_size) * 2.0**-22)
+    assert np.all(np.abs(wide(change["w"].dw) - (whole - before)) <= (size + old_size) * 2.0**-21)
 
 
 @given(cases(bases=("inserted",)))

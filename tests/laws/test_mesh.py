@@ -23,7 +23,8 @@ CASES = [
     ("int8", False, "plain", "all of it", "2x2x2"),
     ("float32", True, "plain", "full", "4x1x2"),
     ("int8", True, "plain", "lora", "1x8x1"),
-    ("int8", True, "experts", "all of it", "2x2x2"),
+    ("int8", True, "plain", "factors", "2x2x2"),
+    ("nf4", True, "experts", "lora", "2x2x2"),
 ]
 
 
@@ -95,8 +96,8 @@ def test_value_and_gradients_are_those_of_one_device(base, tied, family, name, s
 
 def test_every_kind_of_edit_and_mesh_is_tried():
     kinds = {type(edit) for case in CASES for edits in stack_of(small(), case[3]) for edit in edits.values()}
-    assert len(CASES) == 5 and {case[4] for case in CASES} == set(MESHES)
-    assert kinds == {delta.LowRank, delta.Dense, delta.Scale, delta.Insert}
+    assert len(CASES) == 6 and {case[4] for case in CASES} == set(MESHES)
+    assert kinds >= {delta.LowRank, delta.Dense, delta.Scale, delta.Insert, delta.Stack, delta.Svd, delta.Vectors}
 
 
 def test_int8_codes_travel_and_dequantised_weights_do_not():

@@ -15,9 +15,11 @@ from tests.laws.cases import bound, folded, wide
 from tests.laws.models import BASES, FAMILIES, STACKS, base_of, batch, join, logits, loss, small, stack_of
 
 REMATS = typing.get_args(Remat)
+FILLING = ("inserts", "places")
 MODELS = (("float32", False), ("float32", True), ("bfloat16", False), ("int8", True))
 EVERY = [(base, tied, "plain", name) for base, tied in MODELS for name in STACKS]
 EVERY += [(base, True, family, "all of it") for base in ("float32", "int8") for family in FAMILIES if family != "plain"]
+EVERY += [(base, True, "plain", "all of it") for base in ("int4", "nf4", "fp8")]
 
 
 def config_of(base: str, tied: bool, family: str) -> decoder.Decoder:
@@ -25,9 +27,9 @@ def config_of(base: str, tied: bool, family: str) -> decoder.Decoder:
 
 
 def test_every_combination_is_tried():
-    assert (len(EVERY), len(REMATS)) == (4 * 5 + 2 * 3, 5) and {base for base, _ in MODELS} == set(BASES)
+    assert (len(EVERY), len(REMATS)) == (4 * len(STACKS) + 2 * 3 + 3, 5) and {base for base, *_ in EVERY} == set(BASES)
     kinds = {type(edit) for name in STACKS for edits in stack_of(small(), name) for edit in edits.values()}
-    assert kinds == {delta.LowRank, delta.Dense, delta.Scale, delta.Insert}
+    assert kinds >= {delta.LowRank, delta.Dense, delta.Scale, delta.Insert, delta.Bottleneck}
 
 
 @functools.cache
@@ -36,16 +38,17 @@ def plain_logits(base: str, tied: bool, family: str) -> jax.Array:
     return logits(config, base_of(config, base), batch())
 
 
-@pytest.mark.parametrize("base, tied, family, name", [case for case in EVERY if case[3] != "inserts"])
+# What fills a slot is not nothing, not even fresh: a place of a prompt or prefix is attended to whatever stands there.
+@pytest.mark.parametrize("base, tied, family, name", [case for case in EVERY if case[3] not in FILLING])
 def test_a_fresh_delta_changes_no_logit(base, tied, family, name):
     config = config_of(base, tied, family)
     weights = base_of(config, base)
     stack = [
-        {path: edit for path, edit in edits.items() if not isinstance(edit, delta.Insert)}
-        for edits in stack_of(config, name, fresh=True)
+        {path: edit for path, edit in delta.spread(edits).items() if not isinstance(edit, delta.Insert)}
+        for edits in stack_of(config, name, fresh=True, base=weights)
     ]
     found, plain = logits(config, bound(weights, stack), batch()), plain_logits(base, tied, family)
-    if family == "plain":
+    if family == "plain" and base != "nf4":
         np.testing.assert_array_equal(found, plain)
     else:  # where there is more to fuse, XLA fuses it differently
         assert apart(found, plain) < 1e-6
@@ -58,7 +61,7 @@ def test_bound_and_folded_give_the_same_logits(base, tied, family, name):
     one, other = (logits(config, join(weights, stack), batch()) for join in (bound, folded))
     assert one.dtype == config.dtype
     assert apart(one, plain_logits(base, tied, family)) > 0.15, "the edits must matter"
-    assert apart(one, other) < (0.08 if base == "bfloat16" else 5e-6)
+    assert apart(one, other) < (0.12 if base == "bfloat16" else 1e-5)
 
 
 def apart(one, other) -> float:
@@ -75,7 +78,7 @@ def test_fold_then_difference_then_fold(tied, name):
     weights, stack = base_of(config, "float32"), stack_of(config, name)
     fine = folded(weights, stack)
     change = delta.difference(fine, weights)
-    assert change.keys() == {path for edits in stack for path in edits}
+    assert change.keys() == {path for edits in stack for path in delta.spread(edits)}
     again = delta.fold(weights, change)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), again, fine)
     assert delta.difference(fine, fine) == {}

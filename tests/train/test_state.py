@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxpost import delta, trees
 from jaxpost.train import state as states
 from jaxpost.train.optimisers import Optimiser
-from tests.train.tiny import CUBE, assembled, mesh_of
+from tests.train.tiny import CUBE, assembled, mesh_of, placed_base
 
 KINDS = [delta.Full(), delta.Lora(rank=2)]
 MOMENTS = {"adamw": 2, "lion": 1, "sgd": 1, "adafactor": 0}
@@ -55,7 +55,7 @@ def test_a_state_is_made_where_it_rests(name):
     """Shardings of the arrays themselves, and how much of them one device holds."""
     assembly = assembled(CUBE, delta.Full(), Optimiser(name, momentum=0.9 if name == "sgd" else 0.0))
     with jax.set_mesh(assembly.mesh):
-        state, _ = assembly.make(jax.random.key(0))
+        state, _ = assembly.make(jax.random.key(0), placed_base(assembly.mesh))
     for made, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(assembly.state), strict=True):
         assert made.shape == wanted.shape and made.dtype == wanted.dtype
         assert made.sharding.is_equivalent_to(wanted.sharding, made.ndim)

@@ -80,8 +80,9 @@ def assembled(
 
 def started(assembly: Assembly, seed: int = 0) -> tuple[Any, dict[str, Any]]:
     """A state, and what is frozen beside it; factors are drawn so that none of them is zero."""
-    state, fixed = assembly.make(jax.random.key(seed))
-    return state, {"base": placed_base(assembly.mesh), "fixed": fixed}
+    placed = placed_base(assembly.mesh)
+    state, fixed = assembly.make(jax.random.key(seed), placed)
+    return state, {"base": placed, "fixed": fixed}
 
 
 def config(**changes: Any) -> sft.Config:

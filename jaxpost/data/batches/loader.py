@@ -8,15 +8,16 @@ i + 2B, ... and packs them by itself. A process builds the rows of its lanes onl
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from jaxpost.data.batches.order import Order
 from jaxpost.data.batches.packing import Blocks, Group, Overlong, Packer, lay, shift
 from jaxpost.data.chat.template import Template
+from jaxpost.data.rows.views import place_of, row_of
 from jaxpost.data.text import Part, parts_of, place
-from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, tokenise, tokenise_batch
+from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, reserve, tokenise, tokenise_batch
 from jaxpost.faults import Fault, nearest
 
 Batch = dict[str, np.ndarray]
@@ -60,14 +61,15 @@ class Unit(Protocol):
 
 @dataclass(frozen=True)
 class Single:
-    """A row is one example, cut from the right."""
+    """A row is one example, cut from the right: left out if that would cut into its reserved places."""
 
     def said(self, row: Any, columns: Mapping[str, str] | None, template: Template | None) -> Said:
         return (parts_of(row, columns, template),), ()
 
     def fit(self, group: Group, room: int, bos: int | None) -> Group | None:
         ids, trained = (field[: room + 1] for field in group.members[0])
-        return Group((Tokens(ids, trained),)) if trained[1:].any() else None
+        whole = not (group.members[0].ids[room + 1 :] < 0).any()
+        return Group((Tokens(ids, trained),)) if trained[1:].any() and whole else None
 
     def extras(self, rows: Sequence[Sequence[Group]]) -> Batch:
         return {}
@@ -77,10 +79,10 @@ def read(
     rows: Sequence[Any], unit: Unit, tokenizer: Tokenizer, columns: Mapping[str, str] | None, train_on: TrainOn
 ) -> list[Group]:
     """What the rows are to a run, tokenised: faster together than one by one. Rows that are tokens are taken as they
-    are: of a mixture, some sources may be."""
+    are, with the tokenizer's reserved places: of a mixture, some sources may be."""
     if any(isinstance(row, Group | Tokens) for row in rows):
         told = iter(read([r for r in rows if not isinstance(r, Group | Tokens)], unit, tokenizer, columns, train_on))
-        taken = (Group((row,)) if isinstance(row, Tokens) else row for row in rows)
+        taken = (Group((reserve(tokenizer, row, "a row"),)) if isinstance(row, Tokens) else row for row in rows)
         return [row if isinstance(row, Group) else next(told) for row in taken]
     told = [unit.said(row, columns, tokenizer.template) for row in rows]
     if len(rows) == 1 and len(told[0][0]) == 1:
@@ -220,6 +222,13 @@ class Loader:
             raise Fault("packing 'blocks' joins documents, and answers that are compared must stay whole; use 'pack'")
         if train_on == "all" and not isinstance(unit, Single):
             raise Fault("train_on 'all' counts prompts too, and answers are compared without them; use 'completion'")
+        if tokenizer.virtual.count and packing == "blocks":
+            raise Fault("packing 'blocks' joins documents, and each would need a learned prompt of its own; use 'pack'")
+        if tokenizer.virtual.count >= seq_len:
+            raise Fault(
+                f"a prompt longer than the context: the {tokenizer.virtual.count} places of the learned prompt leave "
+                f"no room in rows of seq_len {seq_len}; raise seq_len, or learn a shorter one"
+            )
         if batch % process_count:
             raise Fault(
                 f"a batch of {batch} rows cannot be shared equally by {process_count} processes; "
@@ -231,6 +240,7 @@ class Loader:
         self.overlong: Overlong = overlong
         self.columns, self.unit = columns, unit
         self._made = {"rows": len(rows), "batch": batch, "seq_len": seq_len, "packing": packing, "seed": seed}
+        self._made |= {"learned prompt": f"{tokenizer.virtual.count} {tokenizer.virtual.place}"}
         self._order = Order(len(rows), seed)
         self._stop = math.inf if epochs is None else epochs * len(rows)
         self._ahead: dict[int, Group] = {}  # rows of the stream that were tokenised before they were asked for
@@ -355,32 +365,6 @@ class Loader:
         for i, lane in self._lanes.items():
             lane.restore(saved[i])
         self._ahead.clear()
-
-
-@runtime_checkable
-class Changing(Protocol):
-    """Rows that are others in every epoch, as a mixture's."""
-
-    def at(self, epoch: int, index: int) -> Any: ...
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """Rows made of other rows, which know where those are from."""
-
-    def place_of(self, index: int, epoch: int = 0) -> str: ...
-
-
-def row_of(rows: Sequence[Any], epoch: int, index: int) -> Any:
-    return rows.at(epoch, index) if isinstance(rows, Changing) else rows[index]
-
-
-def place_of(rows: Sequence[Any], epoch: int, index: int) -> str:
-    """Where a row is from, as `file:line` if its source says so."""
-    if isinstance(rows, Placed):
-        return rows.place_of(index, epoch)
-    row = row_of(rows, epoch, index)
-    return f"row {index}" if isinstance(row, tuple) else place(row)
 
 
 def counts_of(saved: dict[str, Any]) -> Counts:

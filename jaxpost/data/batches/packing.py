@@ -46,7 +46,8 @@ class Shifted(NamedTuple):
 
 
 def shift(tokens: Tokens) -> Shifted:
-    return Shifted(tokens.ids[:-1], tokens.ids[1:], tokens.trained[1:].astype(np.float32))
+    """Reserved places are read like tokens, and said by nobody: a target that is one becomes 0, and never counts."""
+    return Shifted(tokens.ids[:-1], np.maximum(tokens.ids[1:], 0), tokens.trained[1:].astype(np.float32))
 
 
 def lay(examples: Sequence[Shifted], length: int, pad: int) -> Row:

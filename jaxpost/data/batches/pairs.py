@@ -16,7 +16,7 @@ from jaxpost.data.batches.packing import MOST, Group
 from jaxpost.data.chat.template import Template
 from jaxpost.data.rows.shapes import KNOWN, Preference, Ranking, normalise, shape_of
 from jaxpost.data.text import answered, compared, place
-from jaxpost.data.tokenizers import Tokens
+from jaxpost.data.tokenizers import Tokens, newest
 from jaxpost.faults import Fault
 
 
@@ -79,19 +79,18 @@ def comparable(group: Group, room: int, bos: int | None) -> Group | None:
     """A group cut to `room` positions so that its answers can still be compared: all keep the same prompt, and the same
     number of tokens at most.
 
-    The prompt is cut first, from the left (what was said last matters most; the bos stays), but not below half of an
-    equal share of the room; then the answers from the right, the longest first. None if an answer has no trained token
-    left, or if all of them have become the same.
+    The prompt is cut first, from the left (what was said last matters most; reserved places and the bos stay), but not
+    below half of an equal share of the room; then the answers from the right, the longest first. None if an answer has
+    no trained token left, or if all of them have become the same.
     """
     members = group.members
     prompt = shared(members)
     answers = [len(tokens.ids) - prompt for tokens in members]
     budget = room + len(members)  # in tokens: each member's first one takes no position
-    kept = min(prompt, max(min(prompt, budget // len(members) // 2), (budget - sum(answers)) // len(members)))
+    least = int((members[0].ids[:prompt] < 0).sum())
+    kept = min(prompt, max(least, min(prompt, budget // len(members) // 2), (budget - sum(answers)) // len(members)))
     most = level(answers, budget - len(members) * kept)
-    head = np.arange(prompt - kept, prompt)
-    if kept and bos is not None and members[0].ids[0] == bos:
-        head[0] = 0
+    head = newest(members[0].ids[:prompt], kept, bos)
     cut = []
     for tokens, length in zip(members, answers, strict=True):
         at = np.concatenate([head, np.arange(prompt, prompt + min(length, most))])

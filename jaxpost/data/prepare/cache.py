@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from jaxpost.data import text
-from jaxpost.data.batches.loader import Unit, place_of, read
+from jaxpost.data.batches.loader import Unit, read
 from jaxpost.data.batches.packing import Group
+from jaxpost.data.rows.views import place_of
 from jaxpost.data.sources.stored import folder as folder
 from jaxpost.data.sources.stored import keeping
 from jaxpost.data.sources.stored import once as once
@@ -62,14 +63,14 @@ def identity(rows: Sequence[Any]) -> str:
 
 
 def identity_of(tokenizer: Tokenizer) -> str:
-    """The tokenizer's files and its template, as a hash."""
+    """The tokenizer's files and its template, as a hash, and the places that it reserves."""
     digest = hashlib.blake2b(repr(tokenizer.template).encode("utf-8", "surrogatepass"), digest_size=16)
     with keeping(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as directory:
         tokenizer.save(directory)
         for path in sorted(Path(directory).rglob("*")):
             if path.is_file():
                 digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return f"{type(tokenizer).__name__} {digest.hexdigest()}"
+    return f"{type(tokenizer).__name__} {tokenizer.virtual} {digest.hexdigest()}"
 
 
 @cache
@@ -159,7 +160,8 @@ def _read(rows: Sequence[Any], tokenizer: Tokenizer, unit: Unit, columns: Any, t
 
 
 def _write(directory: Path, groups: Iterable[Group], tokenizer: Tokenizer) -> None:
-    kind = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32)
+    small = tokenizer.vocab_size <= 2**16 and not tokenizer.virtual.count  # reserved places are below zero
+    kind = np.dtype(np.uint16 if small else np.int32)
     ends, firsts, values = array("q", [0]), array("q", [0]), array("d")
     with (directory / "ids.bin").open("wb") as ids, (directory / "trained.bin").open("wb") as trained:
         for group in groups:

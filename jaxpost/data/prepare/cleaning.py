@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxpost.data.batches.loader import place_of
 from jaxpost.data.prepare.cache import Track, code, folder, identity, key_of, once, quiet
 from jaxpost.data.prepare.duplicates import near, windows
 from jaxpost.data.rows.shapes import normalise
+from jaxpost.data.rows.views import place_of
 from jaxpost.data.sources.stored import NotKept
 from jaxpost.data.tasks import Example
 from jaxpost.faults import Fault

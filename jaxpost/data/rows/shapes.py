@@ -2,8 +2,8 @@
 """The shapes that rows of training data come in, told apart by their fields and brought to one form each.
 
 What a row is decides what it may be used for: `Text`, `Dialogue` and `Completion` are tuned on, `Preference`,
-`Unpaired` and `Ranking` are compared, a `Prompt` is answered. A prompt and what answers it are both strings (used as
-they are) or both tuples of messages (worded by a chat template).
+`Unpaired` and `Ranking` are compared, a `Prompt` is answered, what is `Marked` is classified. A prompt and what answers
+it are both strings (used as they are) or both tuples of messages (worded by a chat template).
 """
 
 import difflib
@@ -72,7 +72,14 @@ class Prompt:
     prompt: Said
 
 
-Shape = Text | Dialogue | Completion | Preference | Unpaired | Ranking | Prompt
+@dataclass(frozen=True)
+class Marked:
+    """Words with a label each, or a passage of which a part answers a question: `labels` reads these fields."""
+
+    fields: Fields
+
+
+Shape = Text | Dialogue | Completion | Preference | Unpaired | Ranking | Prompt | Marked
 
 # What each way of writing a row looks like, for messages.
 KNOWN = {
@@ -85,6 +92,8 @@ KNOWN = {
     "unpaired": "prompt, completion, label",
     "ranking": "prompt, completions, scores",
     "prompt": "prompt",
+    "words": "tokens, labels",
+    "passage": "question, context, answer",
 }
 COMMON = ("text", "messages", "conversations", "prompt, completion", "instruction, output", "chosen, rejected")
 # What a question and its answer are called by files that call them by none of our names.
@@ -95,7 +104,7 @@ NAMES = (*PARTNERS, "text", "conversations", "prompt", "instruction", "output", 
 
 
 def normalise(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Shape:
-    """What a row says, in one of seven forms. Its fields decide which; fields that its shape does not use are ignored.
+    """What a row says, in one of eight forms. Its fields decide which; fields that its shape does not use are ignored.
 
     - `text`; `messages` (role, content; maybe with `tools`); `prompt` and `completion`; `prompt` alone
     - `instruction`, `input`, `output`, `system`, `history` (alpaca): messages of which the output is the completion
@@ -103,6 +112,7 @@ def normalise(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) 
     - `chosen` and `rejected`, with `prompt` or what they have in common as prompt, and maybe a `margin`
     - a completion or a dialogue with `label` (or `kto_tag`), true or false
     - `prompt`, `completions` and their `scores`, or `ranks` of which 1 is the best
+    - `tokens` and their `labels`; a `question`, a `context` and the `answer` in it
 
     `columns` maps a file's names to these, as in `{"question": "prompt", "answer": "completion"}`; a name with dots
     reaches into objects (`"translation.en"`). An empty (null) field counts as absent.
@@ -134,6 +144,10 @@ def _shape(fields: Fields) -> str:
     if "prompt" in has:
         _only_a_prompt(fields)
         return "prompt"
+    if "tokens" in has and "labels" in has:
+        return "words"
+    if "question" in has and "context" in has and not {"answer", "answers", "start"}.isdisjoint(has):
+        return "passage"
     raise Fault(f"{fields.where}: {_unknown(fields)}")
 
 
@@ -317,4 +331,6 @@ _READERS: Mapping[str, Callable[[Fields], Shape]] = {
     "unpaired": _unpaired,
     "ranking": _ranking,
     "prompt": _only_prompt,
+    "words": Marked,
+    "passage": Marked,
 }

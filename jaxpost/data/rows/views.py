@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views on rows: all of one shape (a row of another is a mistake in the file, not another task), some, or renamed."""
+"""Views on rows: all of one shape (a row of another is a mistake in the file, not another task), some, or renamed; and
+rows that know more than a sequence does, of epochs or of places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxpost.data.rows.fields import renamed
 from jaxpost.data.rows.shapes import KNOWN, shape_of
 from jaxpost.data.sources.record import Record, files_of
+from jaxpost.data.text import place
 from jaxpost.faults import Fault
 
 
@@ -87,3 +89,29 @@ class Renamed(Sequence[Any]):
     def __getitem__(self, index: int) -> Record:
         fields = renamed(self.rows[range(len(self))[index]], self.columns)
         return Record(fields.row, fields.where)
+
+
+@runtime_checkable
+class Changing(Protocol):
+    """Rows that are others in every epoch, as a mixture's."""
+
+    def at(self, epoch: int, index: int) -> Any: ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Rows made of other rows, which know where those are from."""
+
+    def place_of(self, index: int, epoch: int = 0) -> str: ...
+
+
+def row_of(rows: Sequence[Any], epoch: int, index: int) -> Any:
+    return rows.at(epoch, index) if isinstance(rows, Changing) else rows[index]
+
+
+def place_of(rows: Sequence[Any], epoch: int, index: int) -> str:
+    """Where a row is from, as `file:line` if its source says so."""
+    if isinstance(rows, Placed):
+        return rows.place_of(index, epoch)
+    row = row_of(rows, epoch, index)
+    return f"row {index}" if isinstance(row, tuple) else place(row)

@@ -15,11 +15,13 @@ from jaxpost.data.tokenizers.protocol import (
     check_ids,
     check_vocabulary,
     prompt_ids,
+    reserve,
     tokenise,
     tokenise_batch,
 )
 from jaxpost.data.tokenizers.sentencepieces import SentencePieceTokenizer
 from jaxpost.data.tokenizers.tiktokens import TiktokenTokenizer
+from jaxpost.data.tokenizers.virtual import Virtual, newest, with_virtual
 from jaxpost.faults import Fault
 
 __all__ = [
@@ -30,13 +32,17 @@ __all__ = [
     "Tokenizer",
     "Tokens",
     "TrainOn",
+    "Virtual",
     "align",
     "check_ids",
     "check_vocabulary",
     "load",
+    "newest",
     "prompt_ids",
+    "reserve",
     "tokenise",
     "tokenise_batch",
+    "with_virtual",
 ]
 
 CHAT = Chat()

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxpost.data.chat.jinja import Jinja
 from jaxpost.data.chat.template import BuiltIn, ByTools, Chat, Own
+from jaxpost.data.tokenizers.virtual import NONE, Virtual
 from jaxpost.faults import Fault
 
 KEPT = (
@@ -168,6 +169,7 @@ class Described:
     `find` gives a token's id, or None; `specials` are the special tokens as text; `named` those with a name.
     """
 
+    virtual: Virtual = NONE
     eos: int
     decode: Callable[..., str]
     piece: Callable[..., str]

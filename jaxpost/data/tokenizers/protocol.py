@@ -11,10 +11,12 @@ import numpy as np
 
 from jaxpost.data.chat.template import Template
 from jaxpost.data.parts import Part, Rendered, joined
+from jaxpost.data.tokenizers.virtual import Virtual
 from jaxpost.faults import Fault
 
 TrainOn = Literal["completion", "all"]
 Offsets = tuple[np.ndarray, np.ndarray]
+BEFORE = "place the learned prompt before the text (delta.place 'before')"
 
 
 class Tokenizer(Protocol):
@@ -39,6 +41,11 @@ class Tokenizer(Protocol):
 
     @property
     def template(self) -> Template: ...
+    @property
+    def virtual(self) -> Virtual:
+        """Places that every example reserves (`with_virtual`); text that is encoded by itself knows none."""
+        ...
+
     @property
     def continues(self) -> bool:
         """Whether text may be tokenised in pieces; not where white space at the end of one is dropped."""
@@ -84,7 +91,7 @@ def tokenise(
     the completion's; the eos if the last part is. `train_on="all"` trains every token. Text that already begins with
     the bos or ends with the eos, written out, gets no second one; what a model's own chat template wrote gets neither.
     No token reaches over the start of a part that `opens`, so that a prompt is the same tokens with what follows it as
-    without.
+    without. The tokenizer's reserved places are added to it, none of them trained.
     """
     return align(tokenizer, parts, train_on, where)[0]
 
@@ -129,20 +136,8 @@ def _aligned(
     if bos is not None:
         ids, spans = [[bos], *ids], [[[0, start]], *spans]
     ids, spans = np.concatenate(ids).astype(np.int32), np.concatenate(spans).astype(np.int32)
-
-    if train_on == "all":
-        trained = np.ones(len(ids), bool)
-    else:
-        # The character a token ends on; a token without one goes with the character that follows it, and the eos,
-        # which none follows, with the last part.
-        ends_on = np.maximum(spans[:, 1] - 1, spans[:, 0])
-        part_ends = np.cumsum([len(part.text) for part in parts])
-        if not tokenizer.continues:  # white space that ends a prompt is dropped: with a completion, it is written by it
-            opened = (i for i, part in enumerate(parts[1:]) if part.opens)
-            for i in opened:
-                part_ends[i] -= len(parts[i].text) - len(parts[i].text.rstrip())
-        part = np.searchsorted(part_ends, ends_on, side="right").clip(max=len(parts) - 1)
-        trained = np.array([part.trained for part in parts])[part]
+    part = _part_of_each(tokenizer, parts, spans)
+    trained = np.ones(len(ids), bool) if train_on == "all" else np.array([part.trained for part in parts])[part]
     if bos is not None:
         trained[0] = False
     if not trained[1:].any():
@@ -150,7 +145,50 @@ def _aligned(
             f"{where}: no token of it would be trained (the loss mask is all zeros); it needs a completion, "
             "or a message of the assistant"
         )
-    return Tokens(ids, trained), spans
+    if not tokenizer.virtual.count:
+        return Tokens(ids, trained), spans
+    at = max(_answer(parts, part, where), int(bos is not None)) if tokenizer.virtual.between else 0
+    places = np.full((tokenizer.virtual.count, 2), spans[at, 0], np.int32)
+    return _reserved(tokenizer, ids, trained, at), np.insert(spans, at, places, axis=0)
+
+
+def _part_of_each(tokenizer: Tokenizer, parts: Sequence[Part], spans: np.ndarray) -> np.ndarray:
+    """The part that each token belongs to, by the character that it ends on; a token without one goes with the
+    character that follows it, and the eos, which none follows, with the last part."""
+    ends_on = np.maximum(spans[:, 1] - 1, spans[:, 0])
+    part_ends = np.cumsum([len(part.text) for part in parts])
+    if not tokenizer.continues:  # white space that ends a prompt is dropped: with a completion, it is written by it
+        opened = (i for i, part in enumerate(parts[1:]) if part.opens)
+        for i in opened:
+            part_ends[i] -= len(parts[i].text) - len(parts[i].text.rstrip())
+    return np.searchsorted(part_ends, ends_on, side="right").clip(max=len(parts) - 1)
+
+
+def _answer(parts: Sequence[Part], part: np.ndarray, where: str) -> int:
+    """The first token of what answers a prompt."""
+    opened = next((i for i, found in enumerate(parts) if found.opens), None)
+    if opened is None:
+        raise Fault(f"{where}: a text without a prompt has no place between prompt and answer; {BEFORE}")
+    return int(np.argmax(part >= opened))
+
+
+def _reserved(tokenizer: Tokenizer, ids: np.ndarray, trained: np.ndarray, at: int) -> Tokens:
+    """With the tokenizer's places put in. What is trained stays the same: a text's first token has nothing written
+    before it, and is no target behind a prompt either."""
+    trained = np.insert(trained, at, np.zeros(tokenizer.virtual.count, bool))
+    if not at:
+        trained[tokenizer.virtual.count] = False
+    return Tokens(np.insert(ids, at, tokenizer.virtual.ids), trained)
+
+
+def reserve(tokenizer: Tokenizer, tokens: Tokens, where: str) -> Tokens:
+    """Tokens from elsewhere with the tokenizer's places put in; an answer begins with the first trained token."""
+    if not tokenizer.virtual.count:
+        return tokens
+    at = int(np.argmax(tokens.trained)) if tokenizer.virtual.between else 0
+    if tokenizer.virtual.between and not at:
+        raise Fault(f"{where}: tokens that are trained from the first have no place before an answer; {BEFORE}")
+    return _reserved(tokenizer, tokens.ids, tokens.trained, at)
 
 
 def _cuts(tokenizer: Tokenizer, parts: Sequence[Part]) -> tuple[int, int, list[int]]:
@@ -188,7 +226,24 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     start = len(literal) if told.startswith(literal) else 0
     cuts = [cut for cut in told.cuts if start < cut < len(told)] if tokenizer.continues else []
     pieces = _pieces([Part(str(told), False)], (start, len(told), cuts))
-    return [*bos, *(int(i) for text, after in pieces for i in tokenizer.encode_offsets(text, after)[0])]
+    encoded = [tokenizer.encode_offsets(text, after) for text, after in pieces]
+    ids = [*bos, *(int(i) for found, _ in encoded for i in found)]
+    if not tokenizer.virtual.count:
+        return ids
+    at = _first_answer(tokenizer, told, encoded, cuts, start, len(bos)) if tokenizer.virtual.between else 0
+    return [*ids[:at], *tokenizer.virtual.ids.tolist(), *ids[at:]]
+
+
+def _first_answer(
+    tokenizer: Tokenizer, told: Rendered, encoded: Sequence[Offsets], cuts: Sequence[int], start: int, before: int
+) -> int:
+    """The token of a prompt before which the assistant first speaks: in a first turn, the end of it."""
+    cut = min(told.cuts, default=len(told))
+    if cut >= len(told):
+        return before + sum(len(ids) for ids, _ in encoded)
+    spans = [span + at for (_, span), at in zip(encoded, [start, *cuts], strict=True)]
+    parts = Part(told[:cut], False), Part(told[cut:], False, opens=True)
+    return before + _answer(parts, _part_of_each(tokenizer, parts, np.concatenate(spans)), "the prompt")
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -206,5 +261,10 @@ def check_ids(tokenizer: Tokenizer, tokens: Tokens, where: str) -> Tokens:
         raise Fault(
             f"{where} of the token ids holds {largest}, and the tokenizer has only {tokenizer.vocab_size} pieces; "
             "make the ids again with this tokenizer"
+        )
+    if (smallest := tokens.ids.min(initial=0)) < 0:
+        raise Fault(
+            f"{where} of the token ids holds {smallest}; ids below zero are the places of a learned prompt, which a "
+            "run puts in by itself"
         )
     return tokens

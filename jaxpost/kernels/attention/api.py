@@ -18,11 +18,14 @@ class Rows:
     segments `[b, s]`: 0 is padding, equal numbers are one example. positions `[b, s]`: 0, 1, ... within each segment.
     `most` bounds the segments of a row where the caller knows it (1: rows hold one example each), and says that padding
     stands behind them: this lets fast implementations serve it. `None` is unknown, and padding may stand anywhere.
+    virtual `[b, s]`: 1, 2, ... where the first, second, ... row of a prompt or prefix stands, 0 where a token does;
+    `None` where there are tokens only. To attention they are places like others.
     """
 
     segments: Any
     positions: Any
     most: int | None = struct.field(pytree_node=False, default=None)
+    virtual: Any = None
 
 
 @struct.dataclass
