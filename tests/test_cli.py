@@ -4,6 +4,7 @@
 import json
 import shutil
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 import jaxpost
 from jaxpost import cli
+from jaxpost.cli import program
+from jaxpost.cli.configured import misfit
 from jaxpost.recipes import configs, record
 from jaxpost.recipes.base import BUILT_IN, Pretrained, config_of
 from tests.conftest import ROOT
@@ -82,7 +85,10 @@ def test_help_and_version(run):
         (("train", LORA, "--lr", "3"), "the config has no field 'lr'; did you mean optim.lr?"),
         (("train", LORA, "--optim.lr.x", "3"), "optim.lr is one field, without parts"),
         (("train", LORA, "--delta", "Full"), "--delta is a group of fields; set one: --delta.rank, "),
-        (("train", FULL, "--delta.rank", "4"), "delta is Full in this config, which has no field 'rank'; Lora has it"),
+        (
+            ("train", FULL, "--delta.rank", "4"),
+            "delta is Full in this config, which has no field 'rank'; Lora and Dora and ",
+        ),
         (("train", LORA, "--data.train", "x"), "data is Tasks in this config, which has no field 'train'; Files has"),
         (
             ("train", LORA, "--data.weighting.t", "2"),
@@ -105,6 +111,7 @@ def test_help_and_version(run):
         (("data", "stats"), "needs a config"),
         (("data", "show"), "needs a config"),
         (("generate", NANO), "generate: missing: --prompt"),
+        (("generate", NANO, "--prompt"), "--prompt names no prompt"),
         (("generate", NANO, "--promt", "x"), "no flag --promt; did you mean --prompt"),
         (("generate", NANO, "--prompt", "x", "--max-new", "z"), "Error parsing --max-new"),
         (("generate", NANO, "--prompt", "x", "--max-new", "0"), "max_new is 0; it must be at least 1"),
@@ -129,6 +136,41 @@ def test_help_and_version(run):
 )
 def test_mistakes_are_answered(fails, words, said):
     assert said in fails(*words)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ('delta=Lora(init="svd")', "delta.init is 'svd'; it takes one of 'gaussian', 'kaiming', 'pissa', 'olora'"),
+        ('delta=Lora(targets="q")', "delta.targets is 'q'; it takes tuple[str, ...]"),
+        ('delta=Lora(rank="2")', "delta.rank is '2'; it takes int"),
+        ('delta=Lora(ranks={"q": "2"})', "delta.ranks is {'q': '2'}; it takes"),
+        ("delta=Both(Both(Lora(), BitFit()), Lora())", "delta.first is Both; it takes AdaLora or "),
+        ('delta="lora"', "delta is 'lora'; it takes Lora or "),
+    ],
+)
+def test_a_config_file_with_what_no_field_holds(fails, tmp_path, field, said):
+    file = tmp_path / "mine.py"
+    lines = ["from jaxpost.delta import BitFit, Both, Lora", "from jaxpost.recipes import sft", "def base():"]
+    file.write_text("\n".join([*lines, f'    return sft.Config("run", {field})']))
+    assert said in fails("train", file)
+
+
+def test_what_configs_hold_fits():
+    for path in (ROOT / "configs").glob("*.py"):
+        for name in configs.listed(path)[1]:
+            assert misfit(configs.load(f"{path}:{name}")) == ""
+    assert misfit(replace(configs.load(str(ROOT / LORA)), run=1)) == "run is 1; it takes str"
+
+
+def test_a_warning_is_one_line(run, tmp_path):
+    def warned() -> None:
+        warnings.warn("x[0]: ignored, as it is not known here", stacklevel=1)
+
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        warnings.simplefilter("always")
+        patch.setitem(program.TYPED, "report", warned)
+        assert run("report") == (0, "", "jaxpost: x[0]: ignored, as it is not known here\n")
 
 
 def test_a_prompt_longer_than_the_model(fails):

@@ -23,7 +23,7 @@ from jaxpost import params  # noqa: E402
 from jaxpost.delta import Adapters, Dora, Full, Lora, Method, Prefix, Prompt  # noqa: E402
 from jaxpost.models import decoder  # noqa: E402
 from jaxpost.models.presets import PRESETS  # noqa: E402
-from jaxpost.quant import Nf4, quantise_specs  # noqa: E402
+from jaxpost.quant import ENDS, Nf4, quantise_specs  # noqa: E402
 from jaxpost.recipes import base as bases  # noqa: E402
 from jaxpost.recipes import sft  # noqa: E402
 from jaxpost.recipes.assembly import assemble  # noqa: E402
@@ -87,6 +87,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
     with jax.set_mesh(mesh):
         specs = params.filled(decoder.specs(model))
         stored = specs if options.quant == "none" else quantise_specs(specs, FORMATS[options.quant])
+        stored = quantise_specs(stored, FORMATS[options.ends], ENDS) if options.ends else stored
         assembly = assemble(model, stored, kind, config.optim, 1000, mesh)
         base = drawn(specs, stored, mesh, jax.random.key(0))
         state, fixed = assembly.make(jax.random.key(1), base)
@@ -118,6 +119,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         "shape": options.shape,
         "delta": delta,
         "quant": options.quant,
+        "ends": options.ends,
         "weights_gib": round(sum(leaf.nbytes for leaf in jax.tree.leaves(frozen["base"])) / 2**30, 3),
         "rank": options.rank if isinstance(kind, Lora) else None,
         "remat": remat,
@@ -147,6 +149,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=PRESETS, default="llama-1b")
     parser.add_argument("--delta", default="lora", help="lora, dora, full, prefix, ...; several with commas")
     parser.add_argument("--quant", choices=("none", *FORMATS), default="none", help="how the base's weights are stored")
+    parser.add_argument("--ends", choices=("", "int8"), default="", help="how embedding and head are stored")
     parser.add_argument("--remat", default="none", help="none, dots, most, attention, full; several with commas")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)

@@ -63,7 +63,7 @@ METHODS: dict[str, Entry] = {
     "adapters (Pfeiffer)": Entry(delta.Adapters("pfeiffer", reduction=8), 2e-2),
     "BitFit": Entry(delta.BitFit(add=True), 5e-2),
     "prefix 20": Entry(delta.Prefix(20), 2e-1),
-    "P-tuning v2 (prefix 20 by an MLP)": Entry(delta.Prefix(20, hidden=256), 5e-3),
+    "prefix 20, written by a network": Entry(delta.Prefix(20, hidden=256), 5e-3),
     "prompt 20": Entry(delta.Prompt(20), 2e-1),
     "prompt 100": Entry(delta.Prompt(100), 2e-1),
     "prompt 20, infix": Entry(delta.Prompt(20, place="between"), 2e-1),

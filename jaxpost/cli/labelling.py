@@ -18,6 +18,8 @@ def classify(run: Positional[str], text: Positional[str], question: str = "", be
         raise Fault("the text is empty; give one, in quotes")
     with status(f"reading {run}"):
         model = trained.read(run, best)
+    if question and getattr(model.config, "kind", "span") != "span":
+        raise Fault(f"--question: {run} tells classes and finds no answers; leave it out, or train one of kind span")
     words = text.split()
     (said,) = label(model, [{"text": text, "tokens": words, "context": text, "question": question}])
     if len(said.answers) > 1:

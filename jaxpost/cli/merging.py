@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxpost.cli.results import _check_out, _write_adapter, _write_model
+from jaxpost.cli.results import _check_foldable, _check_out, _write_adapter, _write_model
 from jaxpost.cli.terminal import escaped, say, status
 from jaxpost.faults import Fault
 
@@ -39,6 +39,7 @@ def merge(
     if not names:
         raise Fault("name one or more runs, and behind them the directory to write: jaxpost merge RUN [RUN ...] OUT")
     out, dtype = Path(last), base.dtype_named(dtype, "--dtype")
+    _check_flags(how, rank, to, dtype)
     for name in names:
         _check_out(out, name, overwrite)
     _check_base(names)
@@ -52,13 +53,29 @@ def merge(
         with status("merging"):
             merged = Merge(how, weights, rank, density, majority, seed)(deltas, decoder.specs(model.model))
         model = replace(model, delta=merged)
+    told = ""
+    if to == "hf":
+        _check_foldable(names[0], model)
     if to == "hf" and requantise:
-        model, told = requantised(model)
+        with status("merging into the base"):
+            model, told = requantised(model)
         if told:
             say(escaped(told))
     with status(f"writing {out}"):
         said = _write_model(out, names[0], model, dtype) if to == "hf" else _write_adapter(out, names[0], model, to)
+    if told:  # for what was rounded is told by then, and a model directory knows no formats
+        said = f"{out} holds those values, and all others, in {dtype or model.model.dtype}"
     say(escaped(said))
+
+
+def _check_flags(how: str, rank: int, to: str, dtype: str) -> None:
+    """That all that is asked for is done: nothing is said and then ignored."""
+    if how == "cat" and rank:
+        raise Fault(f"--rank {rank}: cat keeps all of what was learned; say --how svd to bring it to a rank")
+    if to != "hf" and dtype:
+        raise Fault(f"--dtype {dtype} is of a model directory; an adapter is written in float32, leave it out")
+    if to != "hf" and how not in ("cat", "svd") and not rank:
+        raise Fault(f"--how {how} makes whole matrices, and an adapter holds factors; give a --rank, or say --to hf")
 
 
 def _check_base(names: list[str]) -> None:

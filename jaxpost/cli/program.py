@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from typing import Any
@@ -17,7 +18,7 @@ from jaxpost.cli.labelling import classify
 from jaxpost.cli.merging import merge
 from jaxpost.cli.results import evaluate, export, report
 from jaxpost.cli.rows import data
-from jaxpost.cli.terminal import complain, open_streams
+from jaxpost.cli.terminal import complain, open_streams, warn
 from jaxpost.cli.training import list_configs, train
 from jaxpost.cli.words import words
 from jaxpost.cli.writing import chat, generate
@@ -43,6 +44,7 @@ def main() -> None:
     # A TPU host's libtpu and an accelerator-less machine both speak up while JAX looks for devices.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     open_streams()
+    warnings.showwarning = warn
     try:
         _run(sys.argv[1:])
     except Fault as fault:

@@ -81,17 +81,26 @@ def export(
 
 
 def _write_model(out: Path, run: str, model: Any, dtype: str) -> str:
+    from jaxpost.interop import hf
+
+    _check_foldable(run, model)
+    hf.save(out, model.model, model.folded, dtype or model.model.dtype, model.tokenizer)
+    return f"{out} holds the merged model in {dtype or model.model.dtype} (merged in float32, then rounded once)"
+
+
+def _check_foldable(run: str, model: Any) -> None:
+    """That a model directory has a place for all that was learned."""
     from jaxpost.delta import spread
     from jaxpost.delta.contract import fills
-    from jaxpost.interop import hf
 
     # What stands in a slot of its own is no part of any model there; biases are.
     placed = [path for path, edit in spread(model.delta).items() if fills(edit) and not path.endswith("_bias")]
     if placed:
+        if heads := [path for path in placed if path.startswith("heads/")]:
+            raise Fault(f"{run} has learned classes ({heads[0]}), and no format that is written here has a place for "
+                        "them; ask the run itself, with jaxpost classify")  # fmt: skip
         to = "adapterhub" if placed[0].endswith("/adapter") else "peft"
         raise Fault(f"{run} fills {placed[0]}, which a model directory has no place for; write it with --to {to}")
-    hf.save(out, model.model, model.folded, dtype or model.model.dtype, model.tokenizer)
-    return f"{out} holds the merged model in {dtype or model.model.dtype} (merged in float32, then rounded once)"
 
 
 def _write_adapter(out: Path, run: str, model: Any, to: str) -> str:

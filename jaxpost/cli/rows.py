@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jaxpost.cli.configured import configured
 from jaxpost.cli.terminal import escaped, status
 from jaxpost.cli.training import config_name
 from jaxpost.faults import Fault, nearest
@@ -14,15 +15,13 @@ from jaxpost.faults import Fault, nearest
 
 def data(arguments: list[str]) -> None:
     """show | stats CONFIG [--field value ...]: print rendered examples with the trained tokens marked, or count."""
-    from jaxpost.recipes import configs, flags
-
     verbs = {"show": _show, "stats": _stats}
     verb = arguments[0] if arguments else ""
     if verb not in verbs:
         asked = f"; {nearest(verb, verbs)}" if verb else ""
         raise Fault(f"say what to do with the data: jaxpost data show CONFIG, or jaxpost data stats CONFIG{asked}")
     name, rest = config_name(f"data {verb}", arguments[1:])
-    config = flags.override(configs.load(name), rest, f"jaxpost data {verb} {name}")
+    config = configured(name, rest, f"jaxpost data {verb} {name}")
     console = Console(highlight=False)
     for shown in verbs[verb](config):
         console.print(shown, soft_wrap=True)

@@ -5,6 +5,7 @@ import codecs
 import os
 import sys
 from contextlib import AbstractContextManager
+from typing import TextIO
 
 from rich.console import Console
 
@@ -68,6 +69,18 @@ def status(message: str) -> AbstractContextManager[None]:
 def complain(text: str) -> None:
     Console(stderr=True).print(f"[red]jaxpost:[/red] {escaped(text)}", highlight=False, soft_wrap=True)
     sys.exit(2)
+
+
+def warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning in one line (`warnings.showwarning`): where in the code it was given is nothing to a user."""
+    Console(stderr=True).print(f"[yellow]jaxpost:[/yellow] {escaped(str(message))}", highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

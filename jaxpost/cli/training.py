@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from rich.padding import Padding
 
+from jaxpost.cli.configured import configured
 from jaxpost.cli.terminal import escaped, say
 from jaxpost.faults import Fault
 
@@ -16,11 +17,11 @@ Positional = tyro.conf.Positional
 
 def train(arguments: list[str]) -> None:
     """CONFIG [--field value ...]: train what a config file (or the config of a run directory) says."""
-    from jaxpost.recipes import configs, flags
+    from jaxpost.recipes import configs
     from jaxpost.train.loop import Stopped
 
     name, rest = config_name("train", arguments)
-    config = flags.override(configs.load(name), rest, f"jaxpost train {name}")
+    config = configured(name, rest, f"jaxpost train {name}")
     try:
         configs.recipe(config).main(config, Path(config.run))
     except Stopped as stopped:

@@ -7,6 +7,7 @@ import tyro
 
 from jaxpost.cli.results import OVER
 from jaxpost.cli.terminal import as_text, asked, say, standard_input, status
+from jaxpost.faults import Fault
 
 Positional = tyro.conf.Positional
 
@@ -32,6 +33,8 @@ def generate(
     from jaxpost.sample import generate as complete
     from jaxpost.sample.generate import stops_at
 
+    if not prompt:
+        raise Fault("--prompt names no prompt; give at least one, or - to read one from standard input")
     texts = [as_text(standard_input() if text == "-" else text) for text in prompt]
     sampling = Sampling(max_new, temperature, top_k, top_p, seed)
     stop = tuple(string for string in stop if string)

@@ -72,7 +72,14 @@ class AdaLora(Method):
             raise Fault(f"adalora: target is {self.target}; it must be at least 1 and at most rank, {self.rank}")
         if self.settle < 1 or self.every < 1:
             raise Fault(f"adalora: settle is {self.settle} and every {self.every}; both must be at least 1")
-        chosen = matrices(specs, self.targets, "adalora targets")
+        if self.warmup < 0 or self.orthogonality < 0:
+            raise Fault(f"adalora: warmup is {self.warmup} and orthogonality {self.orthogonality}; neither may be "
+                        "below 0")  # fmt: skip
+        for name in ("b1", "b2", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise Fault(f"adalora: {name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if not (chosen := matrices(specs, self.targets, "adalora targets")):
+            raise Fault("adalora: targets name no weight; give at least one, such as q")
         for path, spec in chosen.items():
             if self.rank > (limit := min(math.prod(spec.sizes(1)), math.prod(spec.sizes(2)))):
                 raise Fault(f"adalora: rank {self.rank} is above that of {path!r}; choose at most {limit}")

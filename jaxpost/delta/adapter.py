@@ -16,12 +16,13 @@ from jaxpost.delta.method import Method
 from jaxpost.faults import Fault
 from jaxpost.params import ParamSpec, constant, normal
 
-Activation = Literal["relu", "gelu", "silu", "tanh"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh"]
 Source = Literal["own", "beside", "stream", "sum"]
 
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
@@ -71,13 +72,18 @@ class Bottleneck:
 class Adapters(Method):
     """Bottlenecks of width `d / reduction` behind attention and MLP: `houlsby` both, `pfeiffer` behind the MLP alone
     (https://arxiv.org/abs/2005.00247), `parallel` beside the MLP (He et al. 2021, https://arxiv.org/abs/2110.04366),
-    scaled by `scale`. The way up starts as zero, so a fresh adapter changes nothing; unlike a low-rank update it cannot
-    be folded away, and costs its time in sampling too."""
+    scaled by `scale`.
+
+    `source` is what they read (`Bottleneck`; `None`: what leaves the layer, of parallel ones what enters it);
+    AdapterHub's Pfeiffer reads the `sum`, its parallel the `stream`. The way up starts as zero, so a fresh adapter
+    changes nothing; unlike a low-rank update it cannot be folded away, and costs its time in sampling too.
+    """
 
     kind: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
     reduction: int = 16
     activation: Activation = "relu"
     scale: float = 1.0
+    source: Source | None = None
 
     def __call__(self, specs: Tree) -> dict[str, Any]:
         if self.reduction < 1:
@@ -101,6 +107,6 @@ class Adapters(Method):
             up=replace(part, shape=(*lead, low, width), dims=f"{of} : a : d", init=constant(0.0)),
             up_bias=zeros(width, "d"),
             activation=self.activation,
-            source="beside" if self.kind == "parallel" else "own",
+            source=self.source or ("beside" if self.kind == "parallel" else "own"),
             scale=self.scale,
         )

@@ -135,6 +135,9 @@ def check_additive(path: str, edit: Any) -> None:
 
 def _field(path: str, edit: Any) -> str:
     """The name of the field that an edit's change is proportional to."""
+    if fills(edit) and not isinstance(edit, Insert):
+        raise Fault(f"{path!r} is a {type(edit).__name__}, which stands beside the weights: half of one is none, and "
+                    "two are no sum")  # fmt: skip
     if type(edit) not in LINEAR:
         raise Fault(
             f"{path!r} is edited by a {type(edit).__name__}, which has no change of its own to scale or add: what it "

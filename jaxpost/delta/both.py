@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxpost import params
 from jaxpost.arrays import Tree
 from jaxpost.delta.adalora import AdaLora
 from jaxpost.delta.adapter import Adapters
@@ -43,7 +44,7 @@ class Both(Method):
     def __call__(self, specs: Tree) -> dict[str, Any]:
         one, other = self.first(specs), self.second(specs)
         names = type(self.first).__name__, type(self.second).__name__
-        if common := sorted(spread(one).keys() & spread(other).keys() | one.keys() & other.keys()):
+        if common := sorted(_places(one) & _places(other) | one.keys() & other.keys()):
             raise Fault(f"{' and '.join(names)} both edit {common[0]!r}; let one of them tune other targets")
         if self.first.virtual and self.second.virtual:
             raise Fault(f"{' and '.join(names)} both learn what stands in front of the text; take one of them")
@@ -78,3 +79,8 @@ class Both(Method):
 
     def facts(self, delta: Delta) -> Mapping[str, str]:
         return {**self.first.facts(delta), **self.second.facts(delta)}
+
+
+def _places(delta: Delta) -> set[str]:
+    """The paths that a delta of specs edits, those of edits that are computed among them."""
+    return set(jax.eval_shape(spread, params.abstract(dict(delta))))

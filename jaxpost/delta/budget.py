@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxpost.arrays import Array, Tree
+from jaxpost.arrays import Array
 from jaxpost.faults import Fault
 
 
@@ -40,13 +40,19 @@ class Budget:
         return (self.start - budget).astype(np.int32), chosen
 
 
+Triplets = dict[str, dict[str, Array]]
+"""By path, and by the name of the field. Not edits: what has the form of the parameters is taken for an optimiser's
+moments, and laid where those are."""
+
+
 class Allocation(NamedTuple):
-    """State. `sensitivity` and `uncertainty` have the form of the parameters; `kept` tells which triplets are left."""
+    """State. `sensitivity` and `uncertainty` are of every number of the triplets (`triplets`); `kept` tells which are
+    left."""
 
     inner: Any
     step: Array
-    sensitivity: Tree
-    uncertainty: Tree
+    sensitivity: Triplets
+    uncertainty: Triplets
     kept: dict[str, Array]
 
 
@@ -56,8 +62,8 @@ def allocating(
     """The optimiser with the penalty's gradient added to what it gets, and triplets zeroed behind what it does."""
 
     def init(params: Any) -> Allocation:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        kept = {path: jnp.ones(edit.lam.shape, bool) for path, edit in params.items() if hasattr(edit, "lam")}
+        zeros = jax.tree.map(jnp.zeros_like, triplets(params))
+        kept = {path: jnp.ones(fields["lam"].shape, bool) for path, fields in zeros.items()}
         return Allocation(inner.init(params), jnp.zeros((), jnp.int32), zeros, zeros, kept)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Allocation]:
@@ -72,12 +78,12 @@ def allocating(
         def smoothed(old: Array, new: Array, rate: float) -> Array:
             return jnp.where(begun, rate * old + (1 - rate) * new, old)
 
-        now = jax.tree.map(lambda p, g: jnp.abs(p * g), after, gradients)
+        now = jax.tree.map(lambda p, g: jnp.abs(p * g), triplets(after), triplets(gradients))
         sensitivity = jax.tree.map(lambda old, new: smoothed(old, new, b1), state.sensitivity, now)
         uncertainty = jax.tree.map(
             lambda old, new, mean: smoothed(old, jnp.abs(new - mean), b2), state.uncertainty, now, sensitivity
         )
-        score = scores(jax.tree.map(jnp.multiply, sensitivity, uncertainty), tuple(state.kept))
+        score = scores(jax.tree.map(jnp.multiply, sensitivity, uncertainty))
         ranked = jnp.sort(jnp.concatenate([s.reshape(-1) for s in score.values()]))
         zeroed = jnp.asarray(surplus)[step]
         threshold = jnp.where(zeroed > 0, ranked[zeroed - 1], -jnp.inf)
@@ -92,15 +98,21 @@ def allocating(
     return optax.GradientTransformation(init, update)
 
 
-def scores(importance: Any, paths: tuple[str, ...]) -> dict[str, Array]:
+def triplets(params: Any) -> Triplets:
+    """The trained fields of those edits that are triplets."""
+    names = ("p", "lam", "q")
+    return {path: {n: getattr(edit, n) for n in names} for path, edit in params.items() if hasattr(edit, "lam")}
+
+
+def scores(importance: Triplets) -> dict[str, Array]:
     """Of each triplet, its singular value's importance and the means of its vectors'."""
 
-    def score(edit: Any) -> Array:
-        lead, rank = edit.lam.shape[:-1], edit.lam.shape[-1]
-        p = jnp.mean(edit.p.reshape(*lead, -1, rank), axis=-2)
-        return edit.lam + (p + jnp.mean(edit.q.reshape(*lead, rank, -1), axis=-1))
+    def score(fields: dict[str, Array]) -> Array:
+        lam = fields["lam"]
+        p = jnp.mean(fields["p"].reshape(*lam.shape[:-1], -1, lam.shape[-1]), axis=-2)
+        return lam + (p + jnp.mean(fields["q"].reshape(*lam.shape, -1), axis=-1))
 
-    return {path: score(importance[path]) for path in paths}
+    return {path: score(fields) for path, fields in importance.items()}
 
 
 def penalty(params: Any) -> Array:

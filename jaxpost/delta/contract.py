@@ -18,7 +18,7 @@ from jaxpost.arrays import Array, Key, Tree
 from jaxpost.faults import Fault
 from jaxpost.kernels.ragged_matmul import Groups, ragged_matmul
 from jaxpost.params import ParamSpec
-from jaxpost.quant import QArray, dequantise
+from jaxpost.quant import ByRow, QArray, dequantise
 from jaxpost.shard import RULES, Rules, constrain
 
 Weight = Any  # Array | QArray | Bound
@@ -223,6 +223,8 @@ def contract(op: Op, x: Array, w: Weight) -> Array:
     if isinstance(op, Through):
         return x
     if isinstance(w, QArray):
+        if isinstance(op, Take) and isinstance(w.format, ByRow) and w.ndim == 2:
+            return w.format.rows(w.codes, w.scales, x, op.dtype or jnp.float32)
         # Checkpointed, else every dequantised weight would be kept for the backward pass.
         decode_dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
         return jax.checkpoint(lambda x, w: op(x, dequantise(w, decode_dtype)), prevent_cse=False)(x, w)

@@ -60,6 +60,8 @@ class Lora(Method):
         if self.b_ratio <= 0:
             raise Fault(f"lora: b_ratio is {self.b_ratio}; it must be above 0 (1: b learns as fast as a)")
         chosen = matrices(specs, self.targets, "lora targets")
+        if not chosen and self.biases == "none":
+            raise Fault("lora: targets name no weight; give at least one, such as q")
         ranks = by_layer(chosen, self.ranks, self.rank, "lora.ranks")
         alphas = by_layer(chosen, self.alphas, self.alpha, "lora.alphas")
         made = {path: self._edit(path, spec, ranks[path], alphas[path]) for path, spec in chosen.items()}
@@ -70,6 +72,8 @@ class Lora(Method):
         least, most = min(ranks), max(ranks)
         if least < 1:
             raise Fault(f"lora: rank is {least} for {path!r}; it must be at least 1")
+        if min(alphas) <= 0:
+            raise Fault(f"lora: alpha is {min(alphas)} for {path!r}; it must be above 0, or nothing is learned")
         if most > min(into, out):
             raise Fault(f"lora: rank {most} for {path!r}, a matrix of {into} x {out}; choose at most {min(into, out)}")
         rank = over_lead(ranks, spec)

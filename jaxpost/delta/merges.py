@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
 from jaxpost.delta import algebra
-from jaxpost.delta.bind import Delta
+from jaxpost.delta.bind import Delta, spread
 from jaxpost.delta.contract import dense
 from jaxpost.delta.dense import Dense
 from jaxpost.delta.insert import Insert
@@ -56,6 +56,9 @@ class Merge:
 
     def __call__(self, deltas: Sequence[Delta], specs: Tree) -> dict[str, Any]:
         """Raises `Fault` for deltas of different targets, and for edits whose change depends on the weight."""
+        if not deltas:
+            raise Fault("merge: there is no delta to merge; give at least one")
+        deltas = [spread(delta) for delta in deltas]  # of a network that writes edits, what it writes
         weights = self.weights or (1.0,) * len(deltas)
         self._check(deltas, weights)
         if self.how == "cat":
@@ -66,6 +69,10 @@ class Merge:
     def _check(self, deltas: Sequence[Delta], weights: Sequence[float]) -> None:
         if len(weights) != len(deltas):
             raise Fault(f"merge: {len(deltas)} deltas and {len(weights)} weights; give one weight each, or none")
+        if not all(map(math.isfinite, weights)):
+            raise Fault(f"merge: the weights are {', '.join(map(str, weights))}; each must be a number")
+        if self.rank < 0:
+            raise Fault(f"merge: rank is {self.rank}; give one of at least 1, or 0 for none")
         if self.how == "svd" and self.rank < 1:
             raise Fault(f"merge: rank is {self.rank}; svd makes an update of a rank, at least 1")
         if not 0 < self.density <= 1:

@@ -45,6 +45,8 @@ class Prompt(Method):
         return self.tokens
 
     def __call__(self, specs: Tree) -> dict[str, Insert]:
+        if self.most < 1:
+            raise Fault(f"prompt: most is {self.most}; it counts the words to draw from, and must be at least 1")
         if self.init == "text" and not self.text and not self.from_run:
             raise Fault("prompt: init 'text' needs a text to start from; give delta.text")
         if self.init == "labels" and not 1 <= len(self.labels) <= self.tokens:

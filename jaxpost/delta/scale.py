@@ -77,7 +77,11 @@ class Ia3(Method):
     inputs: tuple[str, ...] = ("down",)
 
     def __call__(self, specs: Tree) -> dict[str, Scale]:
-        out, into = Scales(self.outputs, "out")(specs), Scales(self.inputs, "in")(specs)
+        if not (self.outputs or self.inputs):
+            raise Fault("ia3: neither outputs nor inputs name a weight; give at least one, such as k or down")
+        chosen = matrices(specs, self.outputs, "ia3 outputs"), matrices(specs, self.inputs, "ia3 inputs")
+        out, into = ({path: Scale(ones(spec, side), side) for path, spec in each.items()}
+                     for side, each in zip(("out", "in"), chosen, strict=True))  # fmt: skip
         if both := out.keys() & into.keys():
             raise Fault(f"ia3: {min(both)!r} is among the outputs and the inputs; a weight is scaled on one side")
         return out | into

@@ -55,7 +55,10 @@ class Vera(Method):
     def __call__(self, specs: Tree) -> dict[str, Vectors]:
         if self.rank < 1:
             raise Fault(f"vera: rank is {self.rank}; it must be at least 1")
-        chosen = matrices(specs, self.targets, "vera targets")
+        if not 0 <= self.dropout < 1:
+            raise Fault(f"vera: dropout is {self.dropout}; it must be at least 0 and below 1")
+        if not (chosen := matrices(specs, self.targets, "vera targets")):
+            raise Fault("vera: targets name no weight; give at least one, such as q")
         into, out = (max(math.prod(spec.sizes(group)) for spec in chosen.values()) for group in (1, 2))
         return {path: self._edit(spec, into, out) for path, spec in chosen.items()}
 

@@ -2,20 +2,25 @@
 """Bottleneck adapters of AdapterHub's library, in and out: adapter_config.json and adapter.safetensors (or
 pytorch_adapter.bin, as it saves by default). Facts are those of adapters 1.3.
 
-There an adapter changes what attention or MLP adds to the stream, from what they make of it: Houlsby's, and
-Pfeiffer's where `original_ln_before` is false. Its other placements read the stream itself; they are refused by name.
+There too an adapter changes what attention or MLP adds to the stream, and is added to it. What it reads is what they
+make (`own`: Houlsby's), that with the stream (`sum`: Pfeiffer's, and AdapterPlus), or the stream before it (`stream`:
+the parallel ones). None reads the layer's normed input. The families here have no norm behind attention or MLP, so
+`original_ln_before` and `original_ln_after` say only where the stream is added.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from jaxpost import trees
 from jaxpost.delta import Bottleneck, Delta, spread
+from jaxpost.delta.adapter import Source
 from jaxpost.faults import Fault
 from jaxpost.interop import adapter_files, families, saving
 from jaxpost.interop.adapter_files import Tensors
@@ -28,11 +33,18 @@ FAMILIES = ("llama", "mistral", "gpt2")
 """The families that the library has too."""
 
 _PLACES = {"attn/adapter": "attention_adapters", "mlp/adapter": "output_adapters"}
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu", "silu": "silu", "tanh": "tanh"}
+_ACTIVATIONS = {
+    "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu",
+    "silu": "silu", "tanh": "tanh",
+}  # fmt: skip
+_NAMES = {"gelu_tanh": "gelu_new", "silu": "swish"}
+VERSION = "adapters.1.3.0"
+"""The one whose files are written. Files that name none are older than this name of the library."""
+_OLDER = {"gelu": "gelu_new", "gelu_orig": "gelu"}
+"""What activations were called in those."""
+_LEARNED = ("learned", "channel")
+"""Scalings that are tensors, one number or one a channel. They become part of the way up: the same adapter."""
 _NEEDED: Mapping[str, tuple[Any, str]] = {
-    "original_ln_before": (False, "the adapter reads the stream, what it is added to with it"),
-    "is_parallel": (False, "the adapter reads the stream, not what it stands behind"),
-    "original_ln_after": (True, "what attention and MLP make would not be added to the stream"),
     "ln_before": (False, "the adapter has a norm of its own"),
     "ln_after": (False, "the adapter has a norm of its own"),
     "use_gating": (False, "the adapter has a gate"),
@@ -41,9 +53,20 @@ _NEEDED: Mapping[str, tuple[Any, str]] = {
 }
 """What else these fields may say, and what that would mean."""
 
-_USED = ("mh_adapter", "output_adapter", "reduction_factor", "non_linearity", "scaling", "leave_out")
+_PLACED: Mapping[Source, Mapping[str, bool]] = {
+    "own": {"original_ln_before": False, "is_parallel": False},
+    "sum": {"original_ln_before": True, "is_parallel": False},
+    "stream": {"original_ln_before": False, "is_parallel": True},
+}
+_ADDED = {"original_ln_after": True, "residual_before_ln": True}
+"""The stream behind the adapter, and around it only what attention or MLP made."""
+
+_USED = (
+    "mh_adapter", "output_adapter", "reduction_factor", "non_linearity", "scaling", "leave_out", "is_parallel",
+    "original_ln_before", "original_ln_after", "residual_before_ln",
+)  # fmt: skip
 _IGNORED = (
-    "architecture", "dropout", "stochastic_depth", "init_weights", "init_weights_seed", "residual_before_ln",
+    "architecture", "dropout", "stochastic_depth", "init_weights", "init_weights_seed",
     "adapter_residual_before_ln", "inv_adapter_reduction_factor", "cross_adapter", "phm_dim", "factorized_phm_W",
     "shared_W_phm", "shared_phm_rule", "factorized_phm_rule", "phm_c_init", "phm_init_range", "learn_phm",
     "hypercomplex_nonlinearity", "phm_rank", "phm_bias",
@@ -55,9 +78,13 @@ def load(directory: str | Path, config: Decoder) -> dict[str, Any]:
     directory = Path(directory)
     whole = adapter_files.said(directory)
     said = whole.inside("config")
+    if said and "version" not in whole.values and said.values.get("non_linearity") in _OLDER:
+        said = replace(said, values={**said.values, "non_linearity": _OLDER[said.values["non_linearity"]]})
     if said is None:
         raise whole.fault("config", "it must be an object: what kind of adapter this is")
     _check(said)
+    said = said.with_defaults({**_PLACED["own"], **_ADDED})
+    source = _source(said)
     found = adapter_files.tensors(directory, WEIGHTS, PICKLED)
     name = whole.values.get("name", NAME)
     family = families.FAMILIES.get(config.family)
@@ -68,7 +95,7 @@ def load(directory: str | Path, config: Decoder) -> dict[str, Any]:
         for place in places:
             parts = {n: _read(found, said, _key(config, n, place, name), n, config) for n in _present(said, numbers)}
             if parts:
-                made[f"{block}/{place}"] = _stacked(parts, numbers, block, said, config)
+                made[f"{block}/{place}"] = _stacked(parts, numbers, block, said, config, source)
     found.done()
     return made
 
@@ -83,6 +110,24 @@ def _check(said: ConfigFields) -> None:
             raise said.fault(name, f"{meaning}, and such adapters have no form here")
     if said.values.get("non_linearity") not in _ACTIVATIONS:
         raise said.fault("non_linearity", f"known: {', '.join(_ACTIVATIONS)}")
+    scaling = said.values.get("scaling", 1.0)
+    if scaling not in _LEARNED and type(scaling) not in (int, float):
+        raise said.fault("scaling", f"it must be a number, or {' or '.join(_LEARNED)}")
+
+
+def _source(said: ConfigFields) -> Source:
+    """What the adapters read. The stream must come to be added once: behind them, or around them where they read it
+    with what they change."""
+    beside, whole, around = said.flag("is_parallel"), said.flag("original_ln_before"), said.values["residual_before_ln"]
+    if not beside and type(around) is not bool:
+        raise said.fault("residual_before_ln", "it must be true or false; the library fails at others in this family")
+    added = said.flag("original_ln_after") + (whole and not around and not beside)
+    if added != 1:
+        fields = ", ".join(
+            f"{name} {json.dumps(said.values[name])}" for name in (*_PLACED["own"], "residual_before_ln")
+        )
+        raise said.fault("original_ln_after", f"with {fields} the stream is added {added} times, and must be once")
+    return "stream" if beside else "sum" if whole else "own"
 
 
 def _present(said: ConfigFields, numbers: tuple[int, ...]) -> list[int]:
@@ -110,11 +155,20 @@ _Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def _read(found: Tensors, said: ConfigFields, key: str, layer: int, config: Decoder) -> _Parts:
     d, low = config.d, _width(said, layer, config.d)
     down, down_bias = found.take(f"{key}adapter_down.0.weight", low, d), found.take(f"{key}adapter_down.0.bias", low)
-    return down.T, down_bias, found.take(f"{key}adapter_up.weight", d, low).T, found.take(f"{key}adapter_up.bias", d)
+    up, up_bias = found.take(f"{key}adapter_up.weight", d, low).T, found.take(f"{key}adapter_up.bias", d)
+    if said.values.get("scaling") in _LEARNED:
+        scaling = found.take(f"{key}scaling", d if said.values["scaling"] == "channel" else 1)
+        up, up_bias = up * scaling, up_bias * scaling
+    return down.T, down_bias, up, up_bias
 
 
 def _stacked(
-    parts: Mapping[int, _Parts], numbers: tuple[int, ...], block: str, said: ConfigFields, config: Decoder
+    parts: Mapping[int, _Parts],
+    numbers: tuple[int, ...],
+    block: str,
+    said: ConfigFields,
+    config: Decoder,
+    source: Source,
 ) -> Bottleneck:
     """Of all layers of a block; narrower ones are filled up with zeros, which pass nothing on."""
     low = max(part[1].shape[0] for part in parts.values())
@@ -123,12 +177,11 @@ def _stacked(
     for at, number in enumerate(numbers):
         for whole, part in zip(wholes, parts.get(number, ()), strict=False):
             whole[at][tuple(map(slice, part.shape))] = part
-    arrays = [jnp.asarray(whole if is_stacked(block) else whole[0]) for whole in wholes]
+    arrays = [jax.device_put(whole if is_stacked(block) else whole[0]) for whole in wholes]
     activation: Any = _ACTIVATIONS[said.values["non_linearity"]]
     scaling = said.values.get("scaling", 1.0)
-    if not isinstance(scaling, int | float):
-        raise said.fault("scaling", "only a number is read")
-    return Bottleneck(*arrays, activation=activation, scale=float(scaling))
+    scale = 1.0 if scaling in _LEARNED else float(scaling)
+    return Bottleneck(*arrays, activation=activation, source=source, scale=scale)
 
 
 def save(directory: str | Path, config: Decoder, delta: Delta, base_name: str = "", name: str = NAME) -> None:
@@ -153,8 +206,9 @@ def save(directory: str | Path, config: Decoder, delta: Delta, base_name: str = 
         **{field: value for field, (value, _) in _NEEDED.items()},
         "mh_adapter": "attn/adapter" in places,
         "output_adapter": "mlp/adapter" in places,
-        "residual_before_ln": True,
-        "non_linearity": {"silu": "swish"}.get(first.activation, first.activation),
+        **_PLACED[first.source],
+        **_ADDED,
+        "non_linearity": _NAMES.get(first.activation, first.activation),
         "reduction_factor": _factors(widths, config),
         "scaling": float(first.scale),
         "leave_out": [n for n in range(config.layers) if n not in layers],
@@ -166,6 +220,7 @@ def save(directory: str | Path, config: Decoder, delta: Delta, base_name: str = 
         "model_name": base_name,
         "model_type": family.kind,
         "name": name,
+        "version": VERSION,
     }
     target = Path(directory).resolve()
     saving.by_the_first_process(target, lambda: adapter_files.write(target, WEIGHTS, whole, found))
@@ -180,10 +235,12 @@ def _edits(delta: Delta, flat: Mapping[str, Any]) -> dict[str, Bottleneck]:
                 f"adapterhub: {path} has an edit ({type(edit).__name__}) that is no adapter in the stream; write it "
                 "with --to peft or hf"
             )
-        if edit.source != "own":
-            raise Fault(f"adapterhub: {path} holds an adapter beside its layer, of the normed stream; there it is not")
-    if len({(edit.activation, edit.scale) for edit in delta.values()}) > 1:
-        raise Fault("adapterhub: the adapters differ in activation or scale, and there all have the same")
+        if edit.source not in _PLACED:
+            raise Fault(
+                f"adapterhub: {path} holds an adapter that reads what its layer was given, normed; there none does"
+            )
+    if len({(edit.activation, edit.source, edit.scale) for edit in delta.values()}) > 1:
+        raise Fault("adapterhub: the adapters differ in activation, source or scale, and there all have the same")
     return dict(delta)
 
 

@@ -25,7 +25,7 @@ from jaxpost.interop.loading import STRIP, Report, placed
 from jaxpost.interop.weights import Tensor
 from jaxpost.models.architecture import Decoder, specs
 from jaxpost.params import ParamSpec
-from jaxpost.quant import Format, Nf4, QArray, quantise_specs
+from jaxpost.quant import ENDS, Format, Nf4, QArray, quantise_specs
 
 SHARD_BYTES = 5 * 10**9
 
@@ -54,10 +54,11 @@ def stored(
     lay: Callable[[Tree], Tree] | None = None,
     format: Format | None = None,
     report: Report | None = None,
+    ends: Format | None = None,
 ) -> tuple[Decoder, dict[str, Any], dict[str, Any]]:
-    """As `load`, with the blocks' weights in `format` if there is one, and with the specs of what is loaded, from which
-    `lay` makes the shardings. Weights are quantised matrix by matrix as they are read: in full precision there is never
-    more than one for each of a few readers."""
+    """As `load`, with the blocks' weights in `format` and embedding and head in `ends`, if there are such, and with the
+    specs of what is loaded, from which `lay` makes the shardings. Weights are quantised matrix by matrix as they are
+    read: in full precision there is never more than one for each of a few readers."""
     directory = _here(directory)
     family, config = families.read(directory)
     config = config if dtype is None else _typed(config, dtype)
@@ -71,6 +72,10 @@ def stored(
         slots = names.parts(family, config, there)
         _check(directory, there, names.shapes(slots), family if config.tied else None)
         forms = _forms(directory, wanted, bitsandbytes.formats(directory, packed, slots, wanted), format)
+        if ends is not None:
+            forms |= {
+                path: quantise_specs({path: wanted[path]}, ends, (path,))[path] for path in ENDS if path in wanted
+            }
         made = wanted | forms
         laid = trees.flatten(lay(trees.unflatten(made))) if lay else dict.fromkeys(wanted)
         if lay and (lost := [p for p in wanted if laid.get(p) is None or isinstance(laid[p], QArray) != (p in forms)]):

@@ -5,6 +5,8 @@ from jaxpost.quant.fp8 import Fp8 as Fp8
 from jaxpost.quant.int4 import Int4 as Int4
 from jaxpost.quant.int8 import Int8 as Int8
 from jaxpost.quant.nf4 import Nf4 as Nf4
+from jaxpost.quant.qarray import ENDS as ENDS
+from jaxpost.quant.qarray import ByRow as ByRow
 from jaxpost.quant.qarray import Format as Format
 from jaxpost.quant.qarray import QArray as QArray
 from jaxpost.quant.qarray import apart as apart

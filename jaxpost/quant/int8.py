@@ -32,6 +32,10 @@ class Int8:
     def decode(self, codes: Array, scales: Mapping[str, Array], dtype: Any) -> Array:
         return (codes.astype(jnp.float32) * scales["scale"]).astype(dtype)
 
+    def rows(self, codes: Array, scales: Mapping[str, Array], ids: Array, dtype: Any) -> Array:
+        scale = scales["scale"].reshape(*(1,) * ids.ndim, -1)
+        return (jnp.take(codes, ids, axis=0).astype(jnp.float32) * scale).astype(dtype)
+
     def letters(self, inner: str, outer: str) -> tuple[str, Mapping[str, str]]:
         letters = f"{inner} {outer}"
         return letters, {"scale": letters}

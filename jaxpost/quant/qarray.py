@@ -17,6 +17,9 @@ from jaxpost.params import ParamSpec, constant
 TARGETS = ("layers/*",)
 """What is quantised unless told otherwise: the blocks. Embedding and head stay, being looked up or read by softmax."""
 
+ENDS = ("embed", "head")
+"""What stays."""
+
 
 class Format(Protocol):
     """How numbers become codes. Implementations are frozen dataclasses: they ride in the tree as static data.
@@ -48,6 +51,13 @@ class InPieces(Protocol):
     def apart(self, codes: Array, scales: Mapping[str, Array], ways: int) -> tuple[Array, Mapping[str, Array], Format]:
         """The same weight, so that it can be cut up to `ways` times along an axis which that divides."""
         ...
+
+
+@runtime_checkable
+class ByRow(Protocol):
+    """A format of which rows of a table `[v, d]` can be decoded without the rest."""
+
+    def rows(self, codes: Array, scales: Mapping[str, Array], ids: Array, dtype: Any) -> Array: ...
 
 
 @struct.dataclass

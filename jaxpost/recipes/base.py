@@ -29,6 +29,7 @@ BUILT_IN = {"nano": Path(jaxpost.__file__).parent / "data" / "nano" / "base"}
 
 
 Quant = Literal["none", "int8", "int4", "nf4", "fp8"]
+Ends = Literal["none", "int8"]
 FORMATS: Mapping[str, quant.Format] = {
     "int8": quant.Int8(),
     "int4": quant.Int4(),
@@ -44,26 +45,28 @@ class Pretrained:
     """A directory in Hugging Face's layout (config.json, safetensors, a tokenizer), here or at a URL (`gs://...`,
     `s3://...`); `org/name` (or `org/name@revision`) of the Hugging Face hub; or `nano`, which ships with jaxpost.
     `dtype` is that of the weights in memory and of the computation; empty keeps what the config.json says. `quant`
-    stores the blocks' weights in fewer bits: the base is frozen, so a delta over it trains all the same. `chat` says
-    what is to be otherwise than its chat template says. `adapter` is a directory that PEFT or AdapterHub wrote: the
-    model is then the base under that adapter, which stays as it is."""
+    stores the blocks' weights in fewer bits, `ends` embedding and head: the base is frozen, so a delta over it trains
+    all the same. `chat` says what is to be otherwise than its chat template says. `adapter` is a directory that PEFT or
+    AdapterHub wrote: the model is then the base under that adapter, which stays as it is."""
 
     path: str = "nano"
     dtype: str = ""
     quant: Quant = "none"
+    ends: Ends = "none"
     chat: Chat = Chat()
     adapter: str = ""
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """A model with random weights, drawn from the seed: to train from nothing, or to measure speed. `quant` is as for
-    `Pretrained`."""
+    """A model with random weights, drawn from the seed: to train from nothing, or to measure speed. `quant` and `ends`
+    are as for `Pretrained`."""
 
     model: Decoder
     tokenizer: str
     seed: int = 0
     quant: Quant = "none"
+    ends: Ends = "none"
     chat: Chat = Chat()
 
 
@@ -132,11 +135,12 @@ def _plain(model: Model, mesh: Mesh) -> Loaded:
     embeds."""
     config, tokenizer = config_of(model), tokenizer_of(model)
     check_vocabulary(tokenizer, config.vocab)
-    format = FORMATS.get(model.quant)
+    format, ends = FORMATS.get(model.quant), FORMATS.get(model.ends)
     if isinstance(model, Fresh):
         specs = params.filled(decoder.specs(config))
         stored = quant.quantise_specs(specs, format) if format else specs
+        stored = quant.quantise_specs(stored, ends, quant.ENDS) if ends else stored
         return Loaded(config, tokenizer, drawn(specs, stored, mesh, jax.random.key(model.seed)), stored)
     lay, report = partial(shard.shardings, mesh=mesh), partial(note, f"reading {model.path}")
-    _, weights, stored = hf.stored(directory(model), config.dtype, lay, format, report)
+    _, weights, stored = hf.stored(directory(model), config.dtype, lay, format, report, ends)
     return Loaded(config, tokenizer, weights, stored)

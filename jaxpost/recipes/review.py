@@ -237,7 +237,7 @@ class Reviewing:
             f"  {jaxpost} chat {run}\n"
             f'  {jaxpost} generate {run} --prompt "What is 3 plus 4?"\n'
             f"  {jaxpost} eval {run} --examples 50\n"
-            f"  {jaxpost} export {run} --to hf OUT"
+            f"  {jaxpost} export {run} --to hf OUT    (merged; --to peft: what was trained, alone)"
         )
 
     def _write(self, name: str, content: Any) -> None:

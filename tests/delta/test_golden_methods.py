@@ -187,9 +187,9 @@ def test_the_budget_and_the_averages_are_those_of_peft():
         for path, layers in {"square": ("one", "two"), "last": ("last",)}.items():
             for i, layer in enumerate(layers):
                 for field, part in {"p": "A", "lam": "E", "q": "B"}.items():
-                    there = n[f"{name}/{layer}/{part}"].T.reshape(getattr(ours[path], field)[i].shape)
-                    np.testing.assert_allclose(getattr(ours[path], field)[i], there, rtol=2e-3, atol=1e-7)
-    found = scores(jax.tree.map(jnp.multiply, state.sensitivity, state.uncertainty), ("square", "last"))
+                    there = n[f"{name}/{layer}/{part}"].T.reshape(ours[path][field][i].shape)
+                    np.testing.assert_allclose(ours[path][field][i], there, rtol=2e-3, atol=1e-7)
+    found = scores(jax.tree.map(jnp.multiply, state.sensitivity, state.uncertainty))
     kept = [n[f"path/{layer}/E"][STEPS - 1][:, 0] != 0 for layer in ("one", "two", "last")]
     ranked = np.sort(np.concatenate([np.asarray(x).reshape(-1) for x in found.values()]))
     np.testing.assert_array_equal(np.concatenate([*found["square"], *found["last"]]) > ranked[5], np.concatenate(kept))

@@ -194,6 +194,8 @@ def test_at_full_rank_with_biases_any_tuning_of_weights_and_biases_can_be_had(se
         (Lora(targets=("q",), alphas={"*/v": 2.0}), "lora.alphas: nothing that is tuned matches"),
         (Lora(ranks={"*/q": 0}), "rank is 0 for 'layers/attn/q'"),
         (Lora(b_ratio=0.0), "b_ratio is 0.0"),
+        (Lora(alphas={"*/q": 0.0}), "alpha is 0.0 for 'layers/attn/q'; it must be above 0"),
+        (Lora(targets=()), "lora: targets name no weight"),
         (Lora(biases="all"), "this model has none"),
     ],
 )

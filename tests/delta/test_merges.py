@@ -2,6 +2,7 @@
 """Merges of several deltas: what each promises, and what PEFT makes of the same factors."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost import delta, params
-from jaxpost.delta import Dense, Insert, LowRank, Scale
+from jaxpost.delta import Dense, Insert, LowRank, Scale, algebra
+from jaxpost.delta.adapter import Bottleneck
+from jaxpost.delta.encoders import Encoder
 from jaxpost.delta.merges import Merge, agreed, dropped, largest, nearest, nearest_to_product
 from jaxpost.faults import Fault
 from jaxpost.params import ParamSpec, normal
@@ -141,6 +144,8 @@ def test_chance_has_a_seed():
             "only some of the deltas change layers/q",
         ),
         (Merge("cat", (1.0,)), [{"embed": "dense"}] * 2, "2 deltas and 1 weights"),
+        (Merge("cat", (1.0, math.nan)), [{"embed": "dense"}] * 2, "the weights are 1.0, nan; each must be a number"),
+        (Merge("ties", rank=-1), [{"embed": "lora"}], "rank is -1; give one of at least 1, or 0"),
         (Merge("svd"), [{"embed": "lora"}], "rank is 0; svd makes an update of a rank"),
         (Merge("svd", rank=5), [{"embed": "lora"}], "rank is 5, and the matrices of 'embed' have 4 at most"),
         (Merge("ties", density=0.0), [{"embed": "lora"}], "density is 0.0; it is the share that is kept"),
@@ -152,9 +157,17 @@ def test_what_cannot_be_merged(merge, deltas, text):
 
 
 @pytest.mark.parametrize("how", ["cat", "ties"])
-def test_a_factor_is_no_change(how):
+def test_what_is_no_change_of_a_weight(how):
     with pytest.raises(Fault, match="'layers/q' is edited by a Scale"):
         Merge(how)([{"layers/q": Scale(jnp.ones((2, 1, 3, 2)))}], SPECS)
+    adapter = Bottleneck(*(jnp.ones(shape) for shape in ((4, 2), (2,), (2, 4), (4,))))
+    with pytest.raises(Fault, match="'layers/adapter' is a Bottleneck, which stands beside the weights"):
+        algebra.scale({"layers/adapter": adapter}, 2.0)
+    encoder = Encoder(jnp.ones((3, 2)), (), ({"w": jnp.ones((2, 4)), "b": jnp.ones(4)},))
+    with pytest.raises(Fault, match="'prompt' is an Insert: only biases"):  # what a network writes
+        Merge(how)([{"encoder": encoder}], {**SPECS, "prompt": FLAT["embed"]})
+    with pytest.raises(Fault, match="there is no delta to merge"):
+        Merge(how)([], SPECS)
 
 
 # --- PEFT

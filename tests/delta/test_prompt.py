@@ -205,6 +205,7 @@ def test_a_prompt_starts_from_that_of_another_run():
         (delta.Prompt(0), "tokens must be at least 1"),
         (delta.Prompt(init="text"), "needs a text.*delta.text"),
         (delta.Prompt(2, "labels", labels=("a", "b", "c")), "1 to 2 labels.*has 3"),
+        (delta.Prompt(most=0), "most is 0"),
         (delta.Prefix(0), "tokens is 0"),
         (delta.Prefix(init="text", text="pi", hidden=4), "delta.hidden 0"),
         (delta.Ptuning(hidden=-1), "hidden is -1"),

@@ -116,6 +116,7 @@ def inputs(directory: Path) -> dict[str, tuple[str, ...]]:
         "classify_nano_prefix": (),
         "flan_nano_full": (),
         "flan_nano_lora": (),
+        "methods_nano": (),
         "nano_pretrain": ("--model.tokenizer", TOKENIZER, "--data.path", str(tokens), "--batches.seq-len", "64"),
         "sft_gsm8k_lora": ("--model.tokenizer", TOKENIZER, "--model.model.vocab", "2048", "--data.train", str(rows)),
     }

@@ -73,6 +73,12 @@ def test_what_cannot_be_merged(run, finished, tmp_path):
     out = str(tmp_path / "out")
     with pytest.raises(Fault, match=r"jaxpost merge RUN \[RUN ...\] OUT"):
         merge((out,))
+    with pytest.raises(Fault, match="--rank 2: cat keeps all of what was learned; say --how svd"):
+        merge((run, out), rank=2)
+    with pytest.raises(Fault, match="--how ties makes whole matrices.*give a --rank"):
+        merge((run, run, out), how="ties", to="peft")
+    with pytest.raises(Fault, match="--dtype bfloat16 is of a model directory"):
+        merge((run, out), dtype="bf16", to="peft")
     with pytest.raises(Fault, match="nano is no run directory"):
         merge((run, "nano", out))
     with pytest.raises(Fault, match="starts from another model"):

@@ -12,7 +12,7 @@ from tests.end_to_end import runs
 
 
 def test_every_config_is_covered(tmp_path):
-    assert len(runs.CONFIGS) == 6 and set(runs.inputs(tmp_path)) == set(runs.CONFIGS)
+    assert len(runs.CONFIGS) == 7 and set(runs.inputs(tmp_path)) == set(runs.CONFIGS)
     assert all("def tiny()" in (ROOT / "configs" / f"{name}.py").read_text() for name in runs.CONFIGS)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The golden adapters (tests/golden/README.md): our logits under each."""
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from jaxpost.interop import load
 from jaxpost.models import decoder
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_logits = jax.jit(decoder.logits, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(config: Any, weights: Any, ids: jax.Array) -> jax.Array:
+    """All in one program: each operation by itself would be compiled by itself."""
+    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+    return decoder.logits(config, weights, ids, decoder.rows(ids, jnp.ones_like(ids), positions))
 
 
 @cache
@@ -32,10 +38,7 @@ def numbers(directory: Path) -> tuple[str, np.ndarray, np.ndarray]:
 def logits(config: Any, weights: Any, tokens: np.ndarray, virtual: int = 0) -> np.ndarray:
     """Ours, of rows that begin with so many reserved places."""
     reserved = np.broadcast_to(-1 - np.arange(virtual), (len(tokens), virtual))
-    ids = jnp.asarray(np.concatenate([reserved, tokens], axis=1), jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    rows = decoder.rows(ids, jnp.ones_like(ids), positions)
-    return np.asarray(_logits(config, weights, ids, rows))
+    return np.asarray(_logits(config, weights, np.concatenate([reserved, tokens], axis=1).astype(np.int32)))
 
 
 def virtual(edits: Any) -> int:
@@ -59,10 +62,13 @@ def trained(config: Any, params: Any, method: Any) -> Any:
     rng = np.random.default_rng(0)
 
     def drawn(of: Any) -> Any:
-        return jnp.asarray(0.2 * rng.standard_normal(of.shape), jnp.float32)
+        return np.asarray(0.2 * rng.standard_normal(of.shape), np.float32)
 
     mine, fixed = delta.partition(method(decoder.specs(config)))
-    rest = jax.tree.map(lambda spec: jnp.asarray(spec.init(jax.random.key(0), spec.shape, jnp.float32)), fixed)
-    begun = method.start(delta.combine(jax.tree.map(drawn, mine), rest), delta.Given(params, jax.random.key(0)))
+    key = jax.random.key(0)
+    rest = jax.tree.map(lambda spec: spec.init(key, spec.shape, jnp.float32), fixed)
+    begun = delta.combine(jax.tree.map(drawn, mine), rest)
+    if type(method).start is not delta.Method.start:
+        begun = jax.jit(lambda edits, base: method.start(edits, delta.Given(base, key)))(begun, params)
     mine, fixed = delta.partition(begun)
-    return delta.combine(jax.tree.map(lambda x: x + drawn(x), mine), fixed)
+    return delta.combine(jax.tree.map(lambda x: jax.device_put(np.asarray(x) + drawn(x)), mine), fixed)

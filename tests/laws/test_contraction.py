@@ -234,8 +234,11 @@ def test_only_what_is_not_fixed_meets_the_gradient(case):
     again = delta.combine(trainable, fixed)
     assert jax.tree.structure(again) == jax.tree.structure(edits)
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(edits), strict=True))
-    gradients = jax.grad(lambda t: jnp.sum(delta.dense(bound(case.params(), [delta.combine(t, fixed)])["w"])))(
-        trainable
-    )
+
+    def unevenly(t):  # a plain sum could be blind to signs that cancel
+        w = delta.dense(bound(case.params(), [delta.combine(t, fixed)])["w"])
+        return jnp.sum(w * jnp.linspace(1.0, 2.0, w.size).reshape(w.shape))
+
+    gradients = jax.grad(unevenly)(trainable)
     assert jax.tree.structure(gradients) == jax.tree.structure(trainable)
     assert all(np.any(wide(leaf)) for leaf in jax.tree.leaves(gradients))

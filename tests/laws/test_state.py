@@ -65,7 +65,7 @@ def test_an_optimiser_meets_only_what_is_trained(tmp_path):
     for tree in (trainable, opt_state[0].mu, opt_state[0].nu):
         assert jax.tree.structure(tree) == jax.tree.structure(start)
         names = {trees.path_of(path).rsplit("/", 1)[-1] for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
-        assert names == {"a", "b", "dw", "s", "value"}, "and no fixed scale"
+        assert names == {"a", "b", "dw", "s", "value", "down", "down_bias", "up", "up_bias"}, "and no fixed scale"
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.all(a != b)), start, trainable)))
 
     saver = ocp.StandardCheckpointer()

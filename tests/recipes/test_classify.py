@@ -174,6 +174,7 @@ def test_a_model_without_a_head_says_so():
     [
         ("sequence", (), Lora(2), r"classes need a head; choose Both\(..., Head\(classes\)\)"),
         ("sequence", ("a", "b"), METHOD, r"the head has 3 classes, and labels names 2 classes; choose Head\(2\)"),
+        ("sequence", ("a",), METHOD, "labels names 'a' alone"),
         ("span", (), METHOD, r"the head has 3 classes, and a span has 2 ends; choose Head\(2\)"),
     ],
 )

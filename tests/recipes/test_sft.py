@@ -142,7 +142,9 @@ def test_denominators_count_the_trained_tokens():
 def test_rows_say_how_many_examples_they_hold(monkeypatch, packing, most):
     """Which is what lets fast attention serve them."""
     seen = []
-    monkeypatch.setattr(sft, "Rows", lambda segments, positions, most: seen.append(most) or Rows(segments, positions))
+    monkeypatch.setattr(
+        sft, "rows", lambda t, segments, positions, most: seen.append(most) or Rows(segments, positions)
+    )
     loss = sft.make_loss(CONFIG, config(batches=run.Batches(packing=packing)))
     batch = {**PACKED, "trained": np.float32(1.0)}
     jax.eval_shape(lambda trainable, frozen, batch: loss(trainable, frozen, None, batch, None), *halves("full"), batch)

@@ -15,7 +15,7 @@ import pytest
 from jaxpost import delta
 from jaxpost.data.batches.loader import Loader, join
 from jaxpost.data.batches.prefetch import Prefetch
-from jaxpost.data.tokenizers import Tokens
+from jaxpost.data.tokenizers import Tokens, Virtual
 from jaxpost.faults import Fault
 from jaxpost.recipes import run, sft
 from jaxpost.train import loop
@@ -28,7 +28,7 @@ class Numbers:
     """A tokenizer for rows that are tokens already."""
 
     vocab_size, bos, eos, pad = CONFIG.vocab, None, 2, 0
-    ends, template, continues = (2,), None, False
+    ends, template, continues, virtual = (2,), None, False, Virtual()
 
     def encode(self, text):
         raise NotImplementedError

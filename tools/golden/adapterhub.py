@@ -23,9 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import adapters  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from adapters import BnConfig, DoubleSeqBnConfig, ParBnConfig, SeqBnConfig  # noqa: E402
+from adapters import AdapterPlusConfig, BnConfig, DoubleSeqBnConfig, ParBnConfig, SeqBnConfig  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 GOLDEN = Path(__file__).parent.parent.parent / "tests" / "golden"
 ROWS, LENGTH = 2, 12
@@ -48,6 +48,10 @@ CASES = {
     "behind_attention": Case(
         "llama-two", BnConfig(mh_adapter=True, output_adapter=False, reduction_factor=16, non_linearity="tanh")
     ),
+    "pfeiffer-mistral": Case("mistral-plain", SeqBnConfig(mh_adapter=True, reduction_factor=8)),
+    "parallel-gpt2": Case("gpt2", ParBnConfig(mh_adapter=True, reduction_factor=8, scaling="learned")),
+    # Layers are dropped in training alone, and that would want torchvision.
+    "plus-gpt2": Case("gpt2", AdapterPlusConfig(reduction_factor=8, stochastic_depth=0.0)),
 }
 
 
@@ -72,7 +76,11 @@ def main() -> None:
 
 
 def base(name: str) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN / name, dtype=torch.float32, attn_implementation="eager").eval()
+    config = AutoConfig.from_pretrained(GOLDEN / name)
+    if rope := getattr(config, "rope_parameters", None):  # where version 5 writes it, and 4 does not look
+        config.rope_theta = rope["rope_theta"]
+    options = {"config": config, "dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN / name, **options).eval()
     adapters.init(model)
     return model
 
