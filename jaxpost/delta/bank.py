@@ -10,7 +10,7 @@ from flax import struct
 from jax.core import Tracer
 
 from jaxpost import trees
-from jaxpost.arrays import Array, Int, Key, Tree
+from jaxpost.arrays import Array, Key, Tree
 from jaxpost.delta.bind import Delta, spread
 from jaxpost.delta.contract import Add, Op, Ragged, Through, Weight, contract, dense, fills
 from jaxpost.faults import Fault
@@ -35,9 +35,15 @@ class Bank:
         return fills(self.edit)
 
     def contract(self, op: Op, x: Array, w: Weight, key: Key | None = None) -> Array:
+        if self.rows is None:
+            raise Fault("a bank was bound before its entries were chosen: choose them with delta.at first")
         if isinstance(op, Ragged):
             raise Fault("a bank cannot choose among edits of experts' matrices: choose targets outside of the experts")
         rows = jnp.atleast_1d(self.rows)
+        if rows.shape[0] != x.shape[op.batch[0]]:
+            raise Fault(
+                f"entries of a bank were chosen for {rows.shape[0]} examples, and the batch has {x.shape[op.batch[0]]}"
+            )
         own = jax.tree.map(lambda leaf: jnp.take(leaf, jnp.maximum(rows, 0), axis=0), self.edit)
         into, out = op.batch
 
@@ -61,8 +67,8 @@ class Bank:
         return jnp.where(self.rows >= 0, own.dense(w, dtype), dense(w, dtype))
 
     def lead(self) -> tuple[int, ...] | None:
-        lead, at = self.edit.lead(), self.rows.ndim - 1
-        return None if lead is None else (*lead[:at], *lead[at + 1 :])
+        lead, at = self.edit.lead(), 0 if self.rows is None else self.rows.ndim - 1
+        return None if lead is None or self.rows is None else (*lead[:at], *lead[at + 1 :])
 
     def letters(self, inner: str, outer: str) -> "Bank":
         edit = jax.tree.map(lambda axes: f"m {axes}".strip(), self.edit.letters(inner, outer))
@@ -92,10 +98,10 @@ def axis(lead: Sequence[str]) -> int:
     return 1 if tuple(lead[:1]) == ("l",) else 0
 
 
-def at(delta: Delta, rows: Int[Array, "b"], specs: Tree, some: bool = True) -> dict[str, Any]:
-    """The delta with the entries of its banks chosen for a batch: one number for each example, -1 for none (only where
-    `some` may have none, which costs a product backwards). Raises `Fault` for a number that no entry has, where the
-    numbers are known."""
+def at(delta: Delta, rows: Array, specs: Tree, some: bool = True) -> dict[str, Any]:
+    """The delta with the entries of its banks chosen for a batch: `rows` `[b]` has a number for each example, -1 for
+    none (only where `some` may have none, which costs a product backwards). Raises `Fault` for a number that no entry
+    has, where the numbers are known."""
     flat, done = trees.flatten(specs), {}
     for path, edit in delta.items():
         if not isinstance(edit, Bank):
@@ -151,10 +157,15 @@ def _check_alike(first: Delta, other: Delta, number: int) -> None:
             said = " and ".join(what) if what[0] != what[1] else f"{what[0]} of unequal settings"
             raise Fault(f"bank: deltas 0 and {number} hold {said} at {path!r}; all deltas of a bank are of one kind")
         if shapes[0] != shapes[1]:
-            raise Fault(f"bank: at {path!r} delta 0 has the shapes {shapes[0]} and delta {number} {shapes[1]}")
+            raise Fault(
+                f"bank: at {path!r} delta 0 has the shapes {shapes[0]} and delta {number} {shapes[1]}; train them with "
+                "one rank or length, over one base"
+            )
 
 
 def _check_rows(rows: Any, size: int, some: bool) -> None:
+    if jnp.ndim(rows) != 1 or not jnp.issubdtype(jnp.result_type(rows), jnp.integer):
+        raise Fault("a bank's entries are chosen by one whole number for each example of the batch")
     if isinstance(rows, Tracer):
         return
     least = -1 if some else 0

@@ -3,7 +3,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class BitDelta(Method):
 
     def __call__(self, specs: Tree) -> dict[str, Any]:
         return one_bit_specs(specs, self.targets)
+
+    def within(self, run: Path) -> "BitDelta":
+        there = run / Path(self.file).name
+        return replace(self, file=str(there)) if self.file and there.is_file() else self
 
     def start(self, delta: Delta, given: Given) -> dict[str, Any]:
         return dict(delta) if not self.file else filled(delta, Path(self.file))

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import optax
@@ -62,6 +63,10 @@ class Method:
     def optimiser(self, inner: optax.GradientTransformation, specs: Tree, steps: int) -> optax.GradientTransformation:
         """The run's optimiser, or one around it. `specs` is the trainable half of the delta of specs."""
         return inner
+
+    def within(self, run: Path) -> "Method":
+        """Itself as recorded in a run that lies in that directory now, where the run's own files are that it names."""
+        return self
 
     def facts(self, delta: Delta) -> Mapping[str, str]:
         """What there is to say of a delta that has been trained."""

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxpost import delta, params, shard, trees
 from jaxpost.arrays import Array, Key, Tree
 from jaxpost.data.tokenizers import Tokenizer, Virtual, with_virtual
+from jaxpost.faults import Fault
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 from jaxpost.train import optimisers
@@ -103,6 +104,8 @@ def assemble(
     reader = others.__getitem__ if others else None
     whole = kind(decoder.specs(config))
     trainable, fixed = delta.partition(whole)
+    if not jax.tree.leaves(trainable):
+        raise Fault(f"delta: {type(kind).__name__} trains nothing as it is set; give it targets")
     optimiser = kind.optimiser(optimisers.make(optim, steps, trainable), trainable, steps)
 
     def make(key: Key, base: Tree) -> tuple[State, Tree]:

@@ -88,7 +88,8 @@ def read(name: str, best: bool = False, over: str = "") -> Trained:
         loaded = base.load(config.model, mesh)
         # The schedule's length has no part in the state, so any number of steps will do.
         optim = replace(config.optim, warmup=0)
-        assembly = assemble(loaded.config, loaded.specs, config.delta, optim, 1, mesh, loaded.tokenizer.encode)
+        kind = config.delta.within(path)
+        assembly = assemble(loaded.config, loaded.specs, kind, optim, 1, mesh, loaded.tokenizer.encode)
         _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), loaded.weights)
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
             state = checkpoints.restore(assembly.state, best).state

@@ -162,3 +162,11 @@ def test_a_run_too_short_for_its_budget_is_a_fault_once_it_trains():
         Fault, match="the budget falls from step 5 \\(warmup\\) to step 5 \\(settle steps before the end"
     ):
         optimiser.update(start, state, start)
+
+
+def test_a_one_bit_delta_is_found_beside_the_run_that_made_it(tmp_path):
+    made = delta.BitDelta(file="elsewhere/one_bit.safetensors")
+    assert made.within(tmp_path) == made
+    (tmp_path / "one_bit.safetensors").write_bytes(b"")
+    assert made.within(tmp_path).file == str(tmp_path / "one_bit.safetensors")
+    assert delta.Full().within(tmp_path) == delta.Full()

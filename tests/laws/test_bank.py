@@ -173,3 +173,16 @@ def test_picked_entries_are_those_put_in():
     whole = delta.bank(made, specs)
     for i, one in enumerate(made):
         assert delta.pick(whole, i, specs)["b"].value.tolist() == one["b"].value.tolist()
+
+
+def test_a_bank_is_chosen_from_as_it_should_be():
+    specs, whole = {"b": SPECS["norm"]}, delta.bank([{"b": Insert(jnp.ones(3))}] * 2, {"b": SPECS["norm"]})
+    with pytest.raises(Fault, match="one whole number for each example"):
+        delta.at(whole, jnp.array([[0, 1]]), specs)
+    with pytest.raises(Fault, match="one whole number for each example"):
+        delta.at(whole, jnp.array([0.5]), specs)
+    with pytest.raises(Fault, match="before its entries were chosen"):
+        delta.plus(jnp.ones((2, 3)), delta.bind({"b": None}, whole)["b"])
+    chosen = delta.at(whole, jnp.array([0, 1]), specs)
+    with pytest.raises(Fault, match="chosen for 2 examples, and the batch has 3"):
+        delta.plus(jnp.ones((3, 3)), delta.bind({"b": None}, chosen)["b"])

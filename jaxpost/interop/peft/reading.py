@@ -2,7 +2,7 @@
 """A directory that PEFT wrote, as a delta."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def load(directory: str | Path, config: Decoder, base: Tree | None = None) -> di
     if not isinstance(kind, str) or kind not in KNOWN:
         raise said.fault("peft_type", f"known: {', '.join(KNOWN)}")
     adapter_files.warn_of_unknown(said, {*_OF_ALL, *KNOWN[kind]})
+    _check(said, bool if kind == "ADALORA" else int)
     layout = modules.layout(config)
     found = adapter_files.tensors(directory, "adapter_model.safetensors", "adapter_model.bin")
     found.there = {_canonical(config, name): tensor for name, tensor in found.there.items()}
@@ -72,6 +73,37 @@ def load(directory: str | Path, config: Decoder, base: Tree | None = None) -> di
         edits[path] += made
     found.done()
     return {path: made[0] if len(made) == 1 else Stack(tuple(made)) for path, made in edits.items()}
+
+
+def _check(said: ConfigFields, ranks: type) -> None:
+    """That fields which several kinds read are of their types; `rank_pattern` holds ranks, or (AdaLoRA) which are
+    left."""
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def of(value: Any, kind: Callable[[Any], bool]) -> bool:
+        return isinstance(value, dict) and all(map(kind, value.values()))
+
+    def names(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+    def left(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(x, bool) for x in value)
+
+    needed: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "lora_alpha": (number, "it must be a number"),
+        "lora_dropout": (number, "it must be a number"),
+        "alpha_pattern": (lambda v: of(v, number), "it must map patterns to numbers"),
+        "rank_pattern": (
+            lambda v: of(v, left if ranks is bool else lambda x: type(x) is int and x > 0),
+            "it must map names to lists of true and false" if ranks is bool else "it must map patterns to ranks",
+        ),
+        "modules_to_save": (names, "it must be a list of names"),
+    }
+    for name, (fits, wanted) in needed.items():
+        if (value := said.values.get(name)) is not None and not fits(value):
+            raise said.fault(name, wanted)
 
 
 def _of_kind(
