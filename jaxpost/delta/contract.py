@@ -212,10 +212,6 @@ class Bound:
     def ndim(self) -> int:
         return self.w.ndim
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.w.shape
-
 
 def contract(op: Op, x: Array, w: Weight) -> Array:
     if isinstance(w, Bound):

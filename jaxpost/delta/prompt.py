@@ -27,9 +27,8 @@ class Prompt(Method):
     init: `vocabulary` draws words from the `most` first ids, which in most vocabularies are the most common (the paper:
     5,000); `text` takes the words of `text`, again and again or cut; `labels` one row for each of `labels`, the mean of
     its tokens, and words for the rest (the paper's best for classification); `random` numbers of the size that words
-    have: the paper's uniform [-0.5, 0.5] and PEFT's N(0, 1) suit embeddings of that size, T5's, and others' are up to
-    fifty times smaller. `from_run` starts from what another run learned instead (Vu et al. 2022,
-    https://arxiv.org/abs/2110.07904).
+    have here (the paper's uniform [-0.5, 0.5] and PEFT's N(0, 1) suit embeddings of that size). `from_run` starts from
+    what another run learned instead (Vu et al. 2022, https://arxiv.org/abs/2110.07904).
     """
 
     tokens: int = 20

@@ -61,7 +61,8 @@ def test_bound_and_folded_give_the_same_logits(base, tied, family, name):
     one, other = (logits(config, join(weights, stack), batch()) for join in (bound, folded))
     assert one.dtype == config.dtype
     assert apart(one, plain_logits(base, tied, family)) > 0.15, "the edits must matter"
-    assert apart(one, other) < (0.12 if base == "bfloat16" else 1e-5)
+    much = 1.5 if name == "all of it" else 1.0  # with adapters, twice as many roundings as any other
+    assert apart(one, other) < much * (0.08 if base == "bfloat16" else 5e-6)
 
 
 def apart(one, other) -> float:

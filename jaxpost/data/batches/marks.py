@@ -8,7 +8,6 @@ span, the first token's target is 1, the last one's 2, or one token's 3, and eac
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from jaxpost.data.batches.packing import Group
 from jaxpost.data.chat.template import Template
 from jaxpost.data.parts import Part
 from jaxpost.data.rows.labels import Classes, Kind, Labelled, labelled
-from jaxpost.data.rows.views import place_of
-from jaxpost.data.sources.record import files_of
+from jaxpost.data.rows.views import View, place_of
 from jaxpost.data.text import place
 from jaxpost.data.tokenizers import Tokenizer, Tokens
 from jaxpost.data.tokenizers.protocol import align
@@ -64,7 +62,7 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Marked(Sequence[Group]):
+class Marked(View):
     """Rows with labels as the groups that `Marks` lays out, each tokenised when it is read."""
 
     rows: Sequence[Any]
@@ -72,17 +70,6 @@ class Marked(Sequence[Group]):
     kind: Kind
     classes: Classes
     columns: Mapping[str, str] | None = None
-
-    @property
-    def name(self) -> str:
-        return getattr(self.rows, "name", "the data set")
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return files_of(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, index: Any) -> Group:
         row = self.rows[index]

@@ -17,12 +17,10 @@ from jaxpost.data.text import place
 from jaxpost.faults import Fault
 
 
-@dataclass(frozen=True)
-class Uniform(Sequence[Any]):
-    """The rows, each checked when it is read to be of the shape of the first."""
+class View(Sequence[Any]):
+    """Other rows seen in some way: as many of them, from the same files, under the same name."""
 
     rows: Sequence[Any]
-    columns: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -34,6 +32,14 @@ class Uniform(Sequence[Any]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Uniform(View):
+    """The rows, each checked when it is read to be of the shape of the first."""
+
+    rows: Sequence[Any]
+    columns: Mapping[str, str] | None = None
 
     def __getitem__(self, index: int) -> Any:
         row = self.rows[range(len(self))[index]]
@@ -51,19 +57,11 @@ class Uniform(Sequence[Any]):
 
 
 @dataclass(frozen=True)
-class Some(Sequence[Any]):
+class Some(View):
     """Those of the rows that have these numbers, in that order."""
 
     rows: Sequence[Any]
     numbers: Sequence[int] | np.ndarray
-
-    @property
-    def name(self) -> str:
-        return getattr(self.rows, "name", "the data set")
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return files_of(self.rows)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -73,18 +71,11 @@ class Some(Sequence[Any]):
 
 
 @dataclass(frozen=True)
-class Renamed(Sequence[Any]):
+class Renamed(View):
     """The rows under our names, for sources with other names that are mixed."""
 
     rows: Sequence[Any]
     columns: Mapping[str, str]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return files_of(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
         fields = renamed(self.rows[range(len(self))[index]], self.columns)
