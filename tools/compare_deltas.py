@@ -29,7 +29,7 @@ from jaxpost import delta, params
 from jaxpost.arrays import HostBatch, Tree
 from jaxpost.data.batches.loader import Loader
 from jaxpost.models import decoder
-from jaxpost.recipes import base, sft
+from jaxpost.recipes import base, sft, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, assemble, reserving
 from jaxpost.recipes.review import measure, suites
 from jaxpost.recipes.run import place
@@ -279,9 +279,11 @@ def main() -> None:
     mesh = make_mesh(MeshShape())
     chosen = {n: e for n, e in METHODS.items() if not options.only or any(part in n for part in options.only)}
     with jax.set_mesh(mesh):
-        plain = base.load(sft.Pretrained("nano", dtype="float32"), mesh)
+        plain = trained.load(sft.Pretrained("nano", dtype="float32"), mesh)
         kinds = {entry.quant for entry in chosen.values()} - {"none"}
-        loaded = {kind: base.load(sft.Pretrained("nano", dtype="float32", quant=kind), mesh) for kind in sorted(kinds)}
+        loaded = {
+            kind: trained.load(sft.Pretrained("nano", dtype="float32", quant=kind), mesh) for kind in sorted(kinds)
+        }
         bench = Bench(options, mesh, {"none": plain, **loaded})
         if options.sweep:
             for name, entry in chosen.items():

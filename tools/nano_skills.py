@@ -14,7 +14,7 @@ import jax
 
 from jaxpost.data.nano import Documents
 from jaxpost.data.tokenizers import prompt_ids
-from jaxpost.recipes import base
+from jaxpost.recipes import trained
 from jaxpost.recipes.base import Pretrained
 from jaxpost.sample import Sampling, generate
 from jaxpost.shard import MeshShape, make_mesh
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     mesh = make_mesh(MeshShape())
     with jax.set_mesh(mesh):
-        model = base.load(Pretrained(options.model, dtype="float32"), mesh)
+        model = trained.load(Pretrained(options.model, dtype="float32"), mesh)
     print("| skill | right | of |\n|---|---|---|")
     for skill, items in questions(options.each).items():
         # A prompt must not end in a space: the tokenizer joins it to the next word.

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 import jaxpost
-from jaxpost import delta, params, quant, shard
+from jaxpost import params, quant, shard
 from jaxpost.arrays import Tree
 from jaxpost.data import tokenizers
 from jaxpost.data.sources.stored import note
@@ -21,7 +21,6 @@ from jaxpost.interop import hf, hub
 from jaxpost.interop.config_json import DTYPES
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes import adapter
 from jaxpost.recipes.drawn import drawn
 
 BUILT_IN = {"nano": Path(jaxpost.__file__).parent / "data" / "nano" / "base"}
@@ -47,7 +46,8 @@ class Pretrained:
     `dtype` is that of the weights in memory and of the computation; empty keeps what the config.json says. `quant`
     stores the blocks' weights in fewer bits, `ends` embedding and head: the base is frozen, so a delta over it trains
     all the same. `chat` says what is to be otherwise than its chat template says. `adapter` is a directory that PEFT or
-    AdapterHub wrote: the model is then the base under that adapter, which stays as it is."""
+    AdapterHub wrote, or that of a run of the same base: the model is then the base under that adapter, which stays as
+    it is. So preferences are learned from where instruction tuning ended, and that is what is referred to."""
 
     path: str = "nano"
     dtype: str = ""
@@ -118,19 +118,10 @@ class Loaded:
     adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(model: Model, mesh: Mesh) -> Loaded:
-    """The model, under its adapter if it has one."""
-    loaded = _plain(model, mesh)
-    if isinstance(model, Fresh) or not model.adapter:
-        return loaded
-    made, specs = adapter.read(model.adapter, loaded.config, loaded.weights, mesh)
-    adapter.check_startable(model.adapter, made)
-    weights, stored = delta.bind(loaded.weights, made), delta.bind(loaded.specs, specs)
-    return replace(loaded, weights=weights, specs=stored, adapter=made)
+def plain(model: Model, mesh: Mesh) -> Loaded:
+    """The model without what its `adapter` says: `trained.load` knows that. Reads (or draws) the weights onto the
+    mesh, and tells who watches (`sources.stored.watched`) how far it is.
 
-
-def _plain(model: Model, mesh: Mesh) -> Loaded:
-    """Reads (or draws) the weights onto the mesh, and tells who watches (`sources.stored.watched`) how far it is.
     Raises `Fault` for a directory that cannot be read, and for a tokenizer that knows more tokens than the model
     embeds."""
     config, tokenizer = config_of(model), tokenizer_of(model)

@@ -24,7 +24,7 @@ from jaxpost.losses import cross_entropy, masked_mean, place_losses
 from jaxpost.models import heads
 from jaxpost.models.decoder import Decoder, embed, rows, trunk
 from jaxpost.models.remat import Remat
-from jaxpost.recipes import base, run, trained
+from jaxpost.recipes import run, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files
@@ -172,7 +172,7 @@ def main(config: Config, directory: Path) -> None:
     mesh = make_mesh(config.train.mesh)
     run.check(config, mesh)
     with jax.set_mesh(mesh):
-        model = run.reading(lambda: base.load(config.model, mesh), "reading the model")
+        model = run.reading(lambda: trained.load(config.model, mesh), "reading the model")
         classes = classes_of(config.kind, config.labels, config.delta, model.config)
         tokenizer = reserving(model.tokenizer, config.delta)
         labels = Labels(config.data, tokenizer, config.kind, classes)

@@ -83,6 +83,8 @@ def classes_of(kind: Kind, labels: tuple[str, ...], method: Method, model: Decod
     head = method(specs(model)).get("heads/classes")
     if head is None:
         raise Fault("delta: classes need a head; choose Both(..., Head(classes)), such as Both(Lora(), Head(2))")
+    if kind != "span" and head.value.shape[-1] < 2:
+        raise Fault("delta: a head of one class is a score; to tell something apart choose Head(2) or more")
     if kind != "span" and len(labels) == 1:
         raise Fault(f"labels names {labels[0]!r} alone; to tell something apart there must be at least 2 classes")
     count, wanted = head.value.shape[-1], 2 if kind == "span" else len(labels) or head.value.shape[-1]

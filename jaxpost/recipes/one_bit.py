@@ -24,7 +24,7 @@ from jaxpost.faults import Fault
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, trunk
-from jaxpost.recipes import base, run, sft, trained
+from jaxpost.recipes import run, sft, trained
 from jaxpost.recipes.assembly import Assembly, Program, abstract_batch, abstract_key, assemble
 from jaxpost.recipes.base import Loaded, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
@@ -147,7 +147,7 @@ def main(config: Config, directory: Path) -> None:
     with jax.set_mesh(mesh):
         if trained.base_of(config.of) != config.model:
             raise Fault(f"{config.of} is a run over another model than this config's; give both the same")
-        model = run.reading(lambda: base.load(config.model, mesh), "reading the model")
+        model = run.reading(lambda: trained.load(config.model, mesh), "reading the model")
         teacher = run.reading(lambda: trained.delta_of(config.of), f"reading {config.of}")
         if not file.exists():
             run.reading(lambda: bitdelta.write(file, compressed(model, teacher, config)), "compressing")

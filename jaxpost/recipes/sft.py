@@ -17,7 +17,7 @@ from jaxpost.data.batches.packing import MOST
 from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy, z_loss
 from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, rows, trunk
-from jaxpost.recipes import base, run, trained
+from jaxpost.recipes import run, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
@@ -128,7 +128,7 @@ def main(config: Config, directory: Path) -> None:
     mesh = make_mesh(config.train.mesh)
     run.check(config, mesh)
     with jax.set_mesh(mesh):
-        model = run.reading(lambda: base.load(config.model, mesh), "reading the model")
+        model = run.reading(lambda: trained.load(config.model, mesh), "reading the model")
         data = run.sources(config, reserving(model.tokenizer, config.delta))
         assembly = assemble(
             model.config,

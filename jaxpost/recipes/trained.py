@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxpost import delta
 from jaxpost.arrays import Tree
@@ -15,10 +16,11 @@ from jaxpost.data.tokenizers import Tokenizer, Virtual, with_virtual
 from jaxpost.delta.algebra import stack
 from jaxpost.faults import Fault
 from jaxpost.interop import hub
+from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import adapter, base, record
 from jaxpost.recipes.assembly import assemble, reserving
-from jaxpost.recipes.base import Model, Pretrained
+from jaxpost.recipes.base import Fresh, Loaded, Model, Pretrained
 from jaxpost.shard import MeshShape, make_mesh
 from jaxpost.train.checkpoint import Checkpoints
 
@@ -52,6 +54,29 @@ class Trained:
         return adapter.without(self.base, self.adapter), stack(self.adapter, self.delta)
 
 
+def load(model: Model, mesh: Mesh) -> Loaded:
+    """The model that a run starts from, under its adapter if it has one: from elsewhere, or what another run made of
+    the same base. Such a run's own heads are left behind."""
+    if isinstance(model, Fresh) or not model.adapter:
+        return base.plain(model, mesh)
+    path = Path(model.adapter)
+    if record.is_run(path):
+        config = record.read(path)
+        if isinstance(config.model, Fresh) or config.model.path != model.path:
+            theirs = "random weights" if isinstance(config.model, Fresh) else config.model.path
+            raise Fault(f"model.adapter {path}: it is a run over {theirs}, and model.path is {model.path}")
+        under = load(replace(model, adapter=config.model.adapter), mesh)
+        made = {p: edit for p, edit in _made(path, config, under, mesh).items() if not p.startswith("heads/")}
+        specs = {p: edit for p, edit in config.delta.within(path)(decoder.specs(under.config)).items() if p in made}
+    else:
+        under = base.plain(model, mesh)
+        made, specs = adapter.read(model.adapter, under.config, under.weights, mesh)
+    adapter.check_startable(model.adapter, delta.spread(made))
+    whole = stack(under.adapter, made) if under.adapter else made
+    weights, stored = delta.bind(under.weights, made), delta.bind(under.specs, specs)
+    return replace(under, weights=weights, specs=stored, adapter=whole)
+
+
 def base_of(name: str) -> Model:
     """The model that the run of that directory starts from; or the one of that name, which `Pretrained` takes."""
     path = Path(name)
@@ -77,7 +102,7 @@ def read(name: str, best: bool = False, over: str = "") -> Trained:
     path, model = Path(name), base_of(name)
     if not record.is_run(path):
         with jax.set_mesh(mesh):
-            plain = base.load(model, mesh)
+            plain = load(model, mesh)
             made = adapter.read(over, plain.config, plain.weights, mesh)[0] if over else {}
         tokenizer = with_virtual(plain.tokenizer, Virtual(adapter.reserved(made))) if made else plain.tokenizer
         return Trained(None, plain.config, tokenizer, plain.weights, made)
@@ -85,17 +110,22 @@ def read(name: str, best: bool = False, over: str = "") -> Trained:
         raise Fault(f"{name} is a run, with a delta of its own; --adapter is laid over models, such as the run's base")
     config = record.read(path)
     with jax.set_mesh(mesh):
-        loaded = base.load(config.model, mesh)
-        # The schedule's length has no part in the state, so any number of steps will do.
-        optim = replace(config.optim, warmup=0)
-        kind = config.delta.within(path)
-        assembly = assemble(loaded.config, loaded.specs, kind, optim, 1, mesh, loaded.tokenizer.encode)
-        _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), loaded.weights)
-        with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
-            state = checkpoints.restore(assembly.state, best).state
-    tokenizer = reserving(loaded.tokenizer, config.delta)
-    made = delta.combine(state.trainable, fixed)
-    return Trained(config, loaded.config, tokenizer, loaded.weights, made, loaded.adapter)
+        loaded = load(config.model, mesh)
+        made = _made(path, config, loaded, mesh, best)
+    return Trained(
+        config, loaded.config, reserving(loaded.tokenizer, config.delta), loaded.weights, made, loaded.adapter
+    )
+
+
+def _made(path: Path, config: Any, loaded: Loaded, mesh: Mesh, best: bool = False) -> delta.Delta:
+    """The delta of the run of that directory and config, over the model that it starts from."""
+    # The schedule's length has no part in the state, so any number of steps will do.
+    optim, kind = replace(config.optim, warmup=0), config.delta.within(path)
+    assembly = assemble(loaded.config, loaded.specs, kind, optim, 1, mesh, loaded.tokenizer.encode)
+    _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), loaded.weights)
+    with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
+        state = checkpoints.restore(assembly.state, best).state
+    return delta.combine(state.trainable, fixed)
 
 
 def delta_of(name: str) -> delta.Delta:

@@ -74,7 +74,7 @@ def test_facts_of_both():
         (Both(delta.Lora(2), delta.Lora(2, targets=("q",))), "Lora and Lora both edit 'layers/attn/q'"),
         (Both(delta.Head(2), delta.Head(3)), "both edit 'heads/classes'"),
         (Both(delta.Prefix(2), delta.Prompt(2)), "Prefix and Prompt both learn what stands in front of the text"),
-        (delta.Head(1), "classes is 1; to tell something apart there must be at least 2"),
+        (delta.Head(0), "classes is 0; one is a score, and two or more tell something apart"),
     ],
 )
 def test_what_does_not_go_together(method, message):

@@ -9,7 +9,7 @@ import pytest
 from jaxpost import delta, quant, shard, trees
 from jaxpost.faults import Fault
 from jaxpost.interop import peft
-from jaxpost.recipes import base, trained
+from jaxpost.recipes import trained
 from jaxpost.recipes.assembly import assemble
 from jaxpost.recipes.base import Pretrained
 from jaxpost.shard import MeshShape, make_mesh
@@ -29,7 +29,7 @@ def here(tree):
 def plain():
     mesh = make_mesh(MeshShape(fsdp=2, tensor=2), jax.devices()[:4])
     with jax.set_mesh(mesh):
-        return mesh, base.load(NANO, mesh)
+        return mesh, trained.load(NANO, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_run_starts_from_base_and_adapter_and_the_base_stays_apart(plain, writ
     mesh, loaded = plain
     directory, edits = written
     with jax.set_mesh(mesh):
-        under = base.load(Pretrained("nano", "float32", "int8", adapter=str(directory)), mesh)
+        under = trained.load(Pretrained("nano", "float32", "int8", adapter=str(directory)), mesh)
         stored = jax.jit(lambda weights: quant.quantise_tree(weights, loaded.specs, quant.Int8()))(loaded.weights)
         # A copy of a norm is a difference from what the base has, which is not quantised.
         assert_equal_weights(under.weights, delta.bind(stored, edits))
@@ -98,7 +98,7 @@ def test_a_prompt_from_elsewhere_reserves_its_places(plain, tmp_path):
     model = trained.read("nano", over=str(tmp_path / "prompt"))
     assert model.tokenizer.virtual.count == 3
     with pytest.raises(Fault, match="it fills prompt, and a run starts from adapters of weights only"):
-        base.load(Pretrained("nano", adapter=str(tmp_path / "prompt")), plain[0])
+        trained.load(Pretrained("nano", adapter=str(tmp_path / "prompt")), plain[0])
 
 
 def test_adapters_that_are_not_there_or_of_another_base(tmp_path):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int, Tree
+from jaxpost.kernels.linear_xent.chunks import cut, joined
 
 Contract = Callable[[Array, Tree], Array]
 """From hidden states `[b, c, d]` and the head's weights (any tree: arrays, quantised, under an edit) to logits
@@ -36,18 +37,9 @@ def linear_xent(
     cost no gradient. A chunk is about `chunk` tokens a device, cut along the sequence so that rows stay where they
     are.
     """
-    rows, length = targets.shape
-    width = min(length, max(1, chunk * max(1, jax.sharding.get_abstract_mesh().size) // rows))
-    spare = -length % width
-
-    def chunks(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(rows, -1, width, *x.shape[2:]), 1, 0)
-
-    sums: Any = _total(
-        contract, token_loss, weights, chunks(hidden), chunks(targets), jax.lax.stop_gradient(chunks(scale))
-    )
-    losses, hits = (jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length] for x in sums[1:])
+    pieces = (cut(x, chunk, targets.shape) for x in (hidden, targets, jax.lax.stop_gradient(scale)))
+    sums: Any = _total(contract, token_loss, weights, *pieces)
+    losses, hits = (joined(x, targets.shape[1]) for x in sums[1:])
     return sums[0], losses, hits
 
 
