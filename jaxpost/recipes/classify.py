@@ -24,7 +24,7 @@ from jaxpost.losses import cross_entropy, masked_mean, place_losses
 from jaxpost.models import heads
 from jaxpost.models.decoder import Decoder, embed, rows, trunk
 from jaxpost.models.remat import Remat
-from jaxpost.recipes import run, trained
+from jaxpost.recipes import feed, run, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files
@@ -124,7 +124,7 @@ class Scored:
     config: Config
     directory: Path
     model: Decoder
-    data: run.Data
+    data: feed.Data
     classes: Classes
     mesh: Mesh
 

@@ -97,7 +97,8 @@ class Progress:
     A context manager. On a terminal one line is kept up to date; elsewhere (a file, a pipe, a scheduler's log) a line
     with the same facts is written for the first update, then every `every` seconds, and for the last step.
     `flops_per_token` is the model arithmetic that a trained token takes, and `peak` the FLOP/s of all devices together;
-    MFU is shown when both are known. Processes other than the first pass `Console(quiet=True)`.
+    MFU is shown when both are known. What `update` gets as a loss may be something else that `shows` names, and the
+    source be one that `waits` says. Processes other than the first pass `Console(quiet=True)`.
     """
 
     def __init__(
@@ -110,8 +111,11 @@ class Progress:
         every: float = 10.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shows: str = "loss",
+        waits: str = "waiting for data",
     ):
         self._total, self._step = total_steps, start
+        self._shows, self._waits = shows, waits
         self._flops_per_token, self._peak, self._every = flops_per_token, peak, every
         self._console = console or Console()
         self._clock = clock
@@ -169,10 +173,10 @@ class Progress:
         # The first steps wait for a source that has only begun: that says nothing yet.
         waits = self.tokens_per_second and self._waited is not None and self._waited > WAITED
         known = [
-            None if self._loss is None else f"loss {_loss(self._loss)}",
+            None if self._loss is None else f"{self._shows} {_loss(self._loss)}",
             None if not self.tokens_per_second else f"{self.tokens_per_second:,.0f} tok/s",
             None if self.mfu is None else f"MFU {100 * self.mfu:.1f}%",
-            f"waiting for data {self._waited:.0%}" if waits else None,
+            f"{self._waits} {self._waited:.0%}" if waits else None,
             None if left is None or self._step >= self._total else f"{duration(left)} left",
         ]
         return "  ".join(fact for fact in known if fact)
