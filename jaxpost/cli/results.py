@@ -141,8 +141,17 @@ def _check_out(out: Path, run: str, overwrite: bool) -> None:
         raise Fault(f"{out} is there already; write to a new directory, or say --overwrite to replace what it holds")
 
 
-def report(run: Positional[Path]) -> None:
-    """Write RUN/report.html: curves, before and after, generations, config, in one page."""
-    from jaxpost.evals.report import write_report
+def report(
+    run: Positional[Path],
+    others: Positional[tuple[Path, ...]] = (),
+    out: Annotated[Path | None, tyro.conf.arg(help="Where to write the page: a file, or a directory.")] = None,
+) -> None:
+    """Write RUN/report.html: curves, before and after, generations, config, in one page. With OTHERS, runs side by side
+    instead: RUN/comparison.html."""
+    from jaxpost.evals import comparison
+    from jaxpost.evals.report import FILE, write_report
 
-    print(write_report(run))
+    if others:
+        print(comparison.compare((run, *others), out))
+    else:
+        print(write_report(run, comparison.place(out, run, FILE) if out else None))

@@ -28,7 +28,7 @@ def show_compared(
     long its parts are. What a row of `seq_len` has no room for is counted there."""
     said, where = normalise(row, columns), place(row)
     if isinstance(said, Prompt):
-        ((parts,), _) = Asked().said(row, columns, tokenizer.template)
+        ((parts,), *_) = Asked().said(row, columns, tokenizer.template)
         count = int((tokenise(tokenizer, parts, "all", where).ids >= 0).sum())
         return Text(f"{where} · a prompt of {count} tokens\n", "bold").append(joined(parts), style="dim")
     answers = _answers(row, columns, tokenizer)

@@ -38,11 +38,11 @@ class Asked:
     def said(self, row: Any, columns: Mapping[str, str] | None, template: Template | None) -> Said:
         found = normalise(row, columns)
         if isinstance(found, Unpaired):
-            return (answered(found.prompt, found.completion, template, place(row)),), ()
+            return Said((answered(found.prompt, found.completion, template, place(row)),))
         assert isinstance(found, Prompt)
         if isinstance(found.prompt, str) or template is None:
-            return ((Part(as_prompt(str(found.prompt)), True),),), ()
-        return ((Part(str(template.prompt(found.prompt)), True),),), ()
+            return Said(((Part(as_prompt(str(found.prompt)), True),),))
+        return Said(((Part(str(template.prompt(found.prompt)), True),),))
 
     def fit(self, group: Group, room: int, bos: int | None) -> Group | None:
         return Single().fit(group, room, bos)
@@ -199,8 +199,11 @@ def _lines(stats: Stats) -> Iterator[tuple[str, str]]:
         yield "only read", told
     if stats.packing != "blocks":
         long = counts.truncated + counts.overlong
-        told = f"{counts.truncated - counts.untrained:,} cut, {counts.dropped:,} left out" if long else "none"
+        left = counts.overlong + counts.untrained
+        told = f"{counts.truncated - counts.untrained:,} cut, {left:,} left out" if long else "none"
         yield "longer than a row", told
+    if counts.uses:
+        yield "compared", counts.uses
     if stats.compared:
         near = f"{stats.near:,} more nearly so (Jaccard {ALIKE} or above)"
         sample = f", in a sample of {stats.compared:,}" if stats.compared < rows - stats.exact else ""

@@ -56,6 +56,9 @@ from jaxpost.delta.one_bit import one_bit as one_bit
 from jaxpost.delta.prefix import Prefix as Prefix
 from jaxpost.delta.prefix import Reparametrised as Reparametrised
 from jaxpost.delta.prompt import Prompt as Prompt
+from jaxpost.delta.roles import CRITIC as CRITIC
+from jaxpost.delta.roles import ActorCritic as ActorCritic
+from jaxpost.delta.roles import role as role
 from jaxpost.delta.scale import Ia3 as Ia3
 from jaxpost.delta.scale import Scale as Scale
 from jaxpost.delta.scale import Scales as Scales

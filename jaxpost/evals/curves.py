@@ -10,18 +10,28 @@ from html import escape
 
 WIDTH, HEIGHT = 460, 236
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 10, 26
+CAPTION = 20  # below the ticks of an axis that has a name
 MOST_POINTS = 400  # of a drawn line: more than that a screen does not show
 MOST_HOVERS = 90
 SMOOTH_FROM = 60  # points from which on a smoothed line is drawn over the raw one
+COLOURS, DASHES = 8, 3  # what the style sheet has
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name and its values (not finite ones included) by step, in order of steps."""
+    """One line: its name and its values (not finite ones included) by step, in order of steps.
+
+    `colour` and `dash` are numbers of the style sheet's; a line that is given no colour has one of its own. On an axis
+    that has no steps, `across` are its places, and `said` is what a pointer shows of each.
+    """
 
     name: str
     steps: tuple[int, ...]
     values: tuple[float, ...]
+    colour: int | None = None
+    dash: int = 0
+    across: tuple[float, ...] = ()
+    said: tuple[str, ...] = ()
 
     @property
     def finite(self) -> list[tuple[int, float]]:
@@ -34,13 +44,32 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Across:
+    """An x axis that has no steps, from 0: what is written below it. `root` lays values out by their square roots, so
+    that small ones have room."""
+
+    caption: str
+    root: bool = False
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Lines that share their axes. `show` writes a value as people read it."""
+    """Lines that share their axes. `show` writes a value as people read it. `across`: the x axis, if it has no steps;
+    a line then goes from point to point in order of its steps, be it back."""
 
     title: str
     series: tuple[Series, ...]
     show: Callable[[float], str]
     from_zero: bool = False
+    across: Across | None = None
+    width: int = WIDTH
+    height: int = HEIGHT
+
+    def look(self, place: int) -> str:
+        """The classes that a line and what belongs to it have in the style sheet."""
+        series = self.series[place]
+        colour = (place if series.colour is None else series.colour) % COLOURS
+        return f"s{colour} d{series.dash % DASHES}" if series.dash else f"s{colour}"
 
 
 def number(value: float) -> str:
@@ -123,16 +152,23 @@ def thin(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[t
 def draw(panel: Panel) -> str:
     """The panel as one `<svg>` element: axes, lines, and zones that show values where a pointer rests."""
     finite = [point for series in panel.series for point in series.finite]
-    steps = [step for series in panel.series for step in series.steps]
-    begin, end = min(steps), max(steps)
-    x = _Axis(0 if begin <= end / 20 else begin, end, LEFT, WIDTH - RIGHT)
     low, high = _range([value for _, value in finite], panel.from_zero)
-    y = _Axis(low, high, HEIGHT - BOTTOM, TOP)
+    base = panel.height - BOTTOM - (CAPTION if panel.across else 0)
+    y = _Axis(low, high, base, TOP)
+    if panel.across:
+        far = max((place for series in panel.series for place in series.across), default=1.0)
+        x = _Axis(0, far or 1.0, LEFT, panel.width - RIGHT, panel.across.root)
+        drawn = [part for i in range(len(panel.series)) for part in _course(panel, i, x, y)]
+    else:
+        steps = [step for series in panel.series for step in series.steps]
+        begin, end = min(steps), max(steps)
+        x = _Axis(0 if begin <= end / 20 else begin, end, LEFT, panel.width - RIGHT)
+        drawn = [part for i in range(len(panel.series)) for part in _line(panel, i, x, y)]
+        drawn += _hovers(panel, x, y)
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(describe(panel))}">',
+        f'<svg viewBox="0 0 {panel.width} {panel.height}" role="img" aria-label="{escape(describe(panel))}">',
         *_grid(panel, x, y),
-        *(part for i, series in enumerate(panel.series) for part in _line(series, i, x, y)),
-        *_hovers(panel, x, y),
+        *drawn,
         "</svg>",
     ]
     return "".join(parts)
@@ -143,7 +179,11 @@ def describe(panel: Panel) -> str:
     said = []
     for series in panel.series:
         finite, bad = series.finite, series.bad
-        if finite:
+        if panel.across and finite:
+            ends = [(series.values[i], series.across[i]) for i in (0, -1)]
+            words = (f"{panel.show(value)} at {number(place)}" for value, place in ends)
+            said.append(f"{series.name} {', '.join(words)}")
+        elif finite:
             (first, begin), (last, end) = finite[0], finite[-1]
             text = f"{series.name} {panel.show(begin)} at step {first:,}"
             said.append(text if last == first else f"{text}, {panel.show(end)} at step {last:,}")
@@ -153,13 +193,33 @@ def describe(panel: Panel) -> str:
 
 
 class _Axis:
-    def __init__(self, low: float, high: float, begin: float, end: float):
+    """From values to places in the drawing, by proportion or by that of their square roots."""
+
+    def __init__(self, low: float, high: float, begin: float, end: float, root: bool = False):
         self.low, self.high = low, high if high > low else low + 1
-        self._begin, self._scale = begin, (end - begin) / (self.high - self.low)
+        self.begin, self.end, self.root = begin, end, root
+        self._scale = (end - begin) / self._laid(self.high)
 
     def __call__(self, value: float) -> float:
         at = min(max(value, self.low), self.high)
-        return round(self._begin + (at - self.low) * self._scale, 1)
+        return round(self.begin + self._laid(at) * self._scale, 1)
+
+    def _laid(self, value: float) -> float:
+        return math.sqrt(value - self.low) if self.root else value - self.low
+
+    def ticks(self, most: float, least: float = 0.0) -> list[float]:
+        """Round numbers; by roots, below the first of them also 1, 2 and 5 times powers of ten that have room."""
+        if not self.root:
+            return ticks(self.low, self.high, most, least)
+        # The highest of n values that are equally far apart have 1 / 2n of the axis between them.
+        room, kept = abs(self.end - self.begin) / (1.6 * most), ticks(self.low, self.high, 0.6 * most)
+        power = math.floor(math.log10(self.high))
+        fine = [times * 10.0**k for k in range(power, power - 4, -1) for times in (5, 2, 1)]
+        first = kept[1] if len(kept) > 1 else self.high
+        for value in (one for one in fine if one < first):
+            if all(abs(self(value) - self(other)) >= room for other in kept):
+                kept.append(value)
+        return sorted(kept)
 
 
 def _range(values: Sequence[float], from_zero: bool = False) -> tuple[float, float]:
@@ -181,18 +241,21 @@ def _range(values: Sequence[float], from_zero: bool = False) -> tuple[float, flo
 
 
 def _grid(panel: Panel, x: _Axis, y: _Axis) -> Iterable[str]:
-    marks = ticks(y.low, y.high)
+    marks, right = y.ticks(5.8), panel.width - RIGHT
     for value, label in zip(marks, _aligned([panel.show(mark) for mark in marks]), strict=True):
         at = y(value)
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
+        yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at}" y2="{at}"/>'
         yield f'<text class="tick" x="{LEFT - 7}" y="{at + 3.5}" text-anchor="end">{escape(label)}</text>'
-    base = HEIGHT - BOTTOM
-    yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
-    for value in ticks(x.low, x.high, 7, least=1):
+    base = y.begin
+    yield f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{base}" y2="{base}"/>'
+    for value in x.ticks(7 * panel.width / WIDTH, least=0 if panel.across else 1):
         at = x(value)
-        anchor = "end" if at > WIDTH - 30 else "middle"
+        anchor = "end" if at > panel.width - 30 else "middle"
         yield f'<line class="axis" x1="{at}" x2="{at}" y1="{base}" y2="{base + 4}"/>'
         yield f'<text class="tick" x="{at}" y="{base + 17}" text-anchor="{anchor}">{escape(number(value))}</text>'
+    if panel.across:
+        at, caption = (LEFT + right) / 2, escape(panel.across.caption)
+        yield f'<text class="tick" x="{at:g}" y="{base + 38}" text-anchor="middle">{caption}</text>'
 
 
 def _aligned(labels: list[str]) -> list[str]:
@@ -204,18 +267,34 @@ def _aligned(labels: list[str]) -> list[str]:
     return [f"{match[1]}.{(match[2] or '').ljust(places, '0')}{match[3] or ''}" for match in found if match]
 
 
-def _line(series: Series, place: int, x: _Axis, y: _Axis) -> Iterable[str]:
+def _line(panel: Panel, place: int, x: _Axis, y: _Axis) -> Iterable[str]:
+    series, look = panel.series[place], panel.look(place)
     smoothed = noisy(series.finite)
-    kind = f"line s{place}{' raw' if smoothed else ''}"
+    kind = f"line {look}{' raw' if smoothed else ''}"
     runs = _runs(series)
-    yield from (f'<path class="{kind}" d="{_path(thin(run), x, y)}"/>' for run in runs if len(run) > 1)
+    most = max(100, MOST_POINTS // (1 + len(panel.series) // 4))
+    yield from (f'<path class="{kind}" d="{_path(thin(run, most), x, y)}"/>' for run in runs if len(run) > 1)
     if smoothed:
-        yield f'<path class="line s{place}" d="{_path(smooth(series.finite), x, y)}"/>'
+        yield f'<path class="line {look}" d="{_path(smooth(series.finite), x, y)}"/>'
     dots = series.finite if len(series.steps) <= 30 else [run[0] for run in runs if len(run) == 1]
-    yield from (f'<circle class="dot s{place}" cx="{x(s)}" cy="{y(v)}" r="2.4"/>' for s, v in thin(dots, 60))
-    base = HEIGHT - BOTTOM - 4
+    yield from (f'<circle class="dot {look}" cx="{x(s)}" cy="{y(v)}" r="2.4"/>' for s, v in thin(dots, 60))
+    base = y.begin - 4
     for at in sorted({x(step) for step in series.bad}):
         yield f'<path class="bad" d="M{at - 3:.1f} {base - 3}l6 6m0 -6l-6 6"/>'
+
+
+def _course(panel: Panel, place: int, x: _Axis, y: _Axis) -> Iterable[str]:
+    """A line over an axis that has no steps, and around each of its points a zone that shows what is said of it."""
+    series, look = panel.series[place], panel.look(place)
+    points = [point for point in zip(series.across, series.values, strict=True) if all(map(math.isfinite, point))]
+    if len(points) > 1:
+        yield f'<path class="line {look}" d="{_path(points, x, y)}"/>'
+    for at, value, said in zip(series.across, series.values, series.said, strict=True):
+        if math.isfinite(at) and math.isfinite(value):
+            circle = f'cx="{x(at):g}" cy="{y(value):g}"'
+            yield f'<circle class="dot {look}" {circle} r="2.4"/>'
+            yield (f'<g class="hover"><title>{escape(said)}</title><circle class="zone" {circle} r="9"/>'
+                   f'<circle class="dot {look}" {circle} r="4.2"/></g>')  # fmt: skip
 
 
 def _runs(series: Series) -> list[list[tuple[int, float]]]:
@@ -229,24 +308,25 @@ def _runs(series: Series) -> list[list[tuple[int, float]]]:
     return [run for run in runs if run]
 
 
-def _path(points: Sequence[tuple[int, float]], x: _Axis, y: _Axis) -> str:
+def _path(points: Sequence[tuple[float, float]], x: _Axis, y: _Axis) -> str:
     return "M" + "L".join(f"{x(step):g} {y(value):g}" for step, value in points)
 
 
 def _hovers(panel: Panel, x: _Axis, y: _Axis) -> Iterable[str]:
     """Upright zones, each of which shows a hairline, dots and (as its title) the values of one step."""
     values = [dict(zip(series.steps, series.values, strict=True)) for series in panel.series]
+    most = max(20, MOST_HOVERS // (1 + len(panel.series) // 4))
     sparse = min(panel.series, key=lambda series: len(series.steps)).steps
     every = sorted({step for series in panel.series for step in series.steps})
-    spread = [every[round(i * (len(every) - 1) / (MOST_HOVERS - 1))] for i in range(MOST_HOVERS)] if every else []
-    chosen = every if len(every) <= MOST_HOVERS else sorted({*spread, *sparse[:: 1 + len(sparse) // MOST_HOVERS]})
+    spread = [every[round(i * (len(every) - 1) / (most - 1))] for i in range(most)] if every else []
+    chosen = every if len(every) <= most else sorted({*spread, *sparse[:: 1 + len(sparse) // most]})
     places = [x(step) for step in chosen]
     for i, step in enumerate(chosen):
         begin = (places[i - 1] + places[i]) / 2 if i else LEFT
-        end = (places[i] + places[i + 1]) / 2 if i + 1 < len(places) else WIDTH - RIGHT
+        end = (places[i] + places[i + 1]) / 2 if i + 1 < len(places) else panel.width - RIGHT
         here = [(j, s.name, values[j][step]) for j, s in enumerate(panel.series) if step in values[j]]
         title = "\n".join([f"step {step:,}", *(f"{name} {panel.show(value)}" for _, name, value in here)])
-        dots = "".join(f'<circle class="dot s{j}" cx="{places[i]:g}" cy="{y(value):g}" r="3.2"/>'
+        dots = "".join(f'<circle class="dot {panel.look(j)}" cx="{places[i]:g}" cy="{y(value):g}" r="3.2"/>'
                        for j, _, value in here if math.isfinite(value))  # fmt: skip
         yield (f'<g class="hover"><title>{escape(title)}</title><rect x="{begin:.1f}" y="0" width="{end - begin:.1f}" '
-               f'height="{HEIGHT - BOTTOM}"/><path d="M{places[i]:g} {TOP}V{HEIGHT - BOTTOM}"/>{dots}</g>')  # fmt: skip
+               f'height="{y.begin}"/><path d="M{places[i]:g} {TOP}V{y.begin}"/>{dots}</g>')  # fmt: skip

@@ -13,36 +13,21 @@ import jinja2
 from markupsafe import Markup
 
 import jaxpost
-from jaxpost.evals import curves, table
-from jaxpost.evals.curves import Panel, Series, number, percent
+from jaxpost.evals import curves, table, tradeoff
+from jaxpost.evals.curves import Panel, Series, number
+from jaxpost.evals.panels import panels_of
 from jaxpost.evals.text import exact
 from jaxpost.faults import Fault
 from jaxpost.train import metrics
 from jaxpost.train.progress import duration
 
 FILE, SAMPLES, CONFIG = "report.html", "generations.json", "config.json"
-MOST_SAMPLES, MOST_CHARACTERS, MOST_PANELS = 24, 4000, 16
-
-# Title, how values are written, and whether the axis starts at 0; in the order in which curves are shown.
-KNOWN: dict[str, tuple[str, Any, bool]] = {
-    "loss": ("Loss", number, False),
-    "accuracy": ("Token accuracy", percent, False),
-    "perplexity": ("Perplexity", number, False),
-    "grad_norm": ("Gradient norm", number, True),
-    "lr": ("Learning rate", number, True),
-    "tokens_per_second": ("Tokens per second", number, True),
-    "mfu": ("Model FLOP utilisation", percent, True),
-    "data_wait": ("Share of the time waiting for data", percent, True),
-    "fill": ("Share of places filled", percent, False),
-    "predictions": ("Trained tokens a step", number, False),
-    "tokens": ("Tokens a step", number, False),
-}
-ALIASES = {"token_accuracy": "accuracy", "learning_rate": "lr"}
-HIDDEN = {"step", "time"}
+MOST_SAMPLES, MOST_CHARACTERS, MOST_PANELS = 24, 4000, 32
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """RUN/report.html from whatever the run directory holds; what it lacks or cannot be read is named in the page.
+def write_report(run_dir: str | Path, out: Path | None = None) -> Path:
+    """A page of whatever the run directory holds, at RUN/report.html or `out`; what it lacks or cannot be read is named
+    in the page.
 
     Generations are `[{"prompt": .., "before": .., "after": ..}, ...]`, with `target`, `task` and `cluster` if known.
     Raises `Fault` where there is no run at all.
@@ -51,8 +36,12 @@ def write_report(run_dir: str | Path) -> Path:
     names = (metrics.LINES, table.FILE, SAMPLES, CONFIG)
     if not any((run_dir / name).is_file() for name in names):
         raise Fault(f"{run_dir} is no run directory: it has none of {', '.join(names)}")
-    path = run_dir / FILE
-    page = _environment().get_template("report.html.j2").render(view(run_dir))
+    return write_page(out or run_dir / FILE, "report.html.j2", view(run_dir))
+
+
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> Path:
+    """A page made of a template; the path it has."""
+    page = _environment().get_template(template).render({**values, "version": jaxpost.__version__})
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -76,7 +65,8 @@ def view(run_dir: Path) -> dict[str, Any]:
             lacking.append(str(fault))
     else:
         lacking.append(f"the before/after table: there is no {table.FILE}, which evaluating the run writes")
-    config = _json(run_dir / CONFIG, dict, lacking, "the configuration")
+    config = config_of(run_dir, lacking)
+    path = tradeoff.path_of(run_dir.resolve().name, records, config)
     facts = _json(run_dir / metrics.FACTS, dict, lacking, "what the run ran on")
     samples = _json(run_dir / SAMPLES, list, lacking, "sample generations") or []
     times = [record["time"] for record in records if isinstance(record.get("time"), int | float)]
@@ -85,31 +75,15 @@ def view(run_dir: Path) -> dict[str, Any]:
         "when": _when(times),
         "facts": facts_of(records, times, facts or {}),
         "evaluation": None if evaluation is None else _evaluation(evaluation),
-        "figures": [_figure(panel) for panel in changing[:MOST_PANELS]],
+        "tradeoff": against([path] if path else []),
+        "figures": [figure(panel) for panel in changing[:MOST_PANELS]],
         "not_drawn": [panel.title for panel in changing[MOST_PANELS:]],
         "constant": [f"{p.title} {p.show(p.series[0].values[0])}" for p in panels if p not in changing],
         "samples": [_sample(s) for s in samples[:MOST_SAMPLES] if isinstance(s, dict)],
         "samples_in_all": len(samples),
         "config": list(settings(config)) if config else [],
         "lacking": lacking,
-        "version": jaxpost.__version__,
     }
-
-
-def panels_of(records: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """One panel a metric, its values in training and in evaluation (`eval_x`, `eval/x`) together."""
-    names = dict.fromkeys(name for record in records for name in record if name not in HIDDEN)
-    grouped: dict[str, list[Series]] = {}
-    for name in names:
-        found = [(r["step"], float(r[name])) for r in records if isinstance(r.get(name), int | float)]
-        base = name[5:] if name.startswith(("eval_", "eval/")) else name
-        label = "training" if base == name else "held out"
-        if found:
-            series = Series(label, *zip(*found, strict=True))
-            grouped.setdefault(ALIASES.get(base, base), []).append(series)
-    known = [name for name in KNOWN if name in grouped]
-    order = known + [name for name in grouped if name not in KNOWN]
-    return [_panel(name, sorted(grouped[name], key=lambda s: s.name != "training")) for name in order]
 
 
 def facts_of(records: Sequence[Mapping[str, Any]], times: Sequence[float], facts: Mapping[str, Any]) -> list[tuple]:
@@ -132,18 +106,14 @@ def settings(value: Any, name: str = "") -> Any:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _panel(name: str, series: Sequence[Series]) -> Panel:
-    title, show, from_zero = KNOWN.get(name, (name.replace("_", " ").capitalize(), number, False))
-    return Panel(title, tuple(series), show, from_zero)
-
-
 def _constant(panel: Panel) -> bool:
     """Whether there is nothing to see in a drawing; NaN, being equal to nothing, is something to see."""
     first = panel.series[0].values[0]
     return all(value == first for line in panel.series for value in line.values)
 
 
-def _figure(panel: Panel) -> dict[str, Any]:
+def figure(panel: Panel, groups: Mapping[int, str] | None = None) -> dict[str, Any]:
+    """A panel as the template wants it. With `groups`, names by colours, all lines of a colour are told of at once."""
     bad = [
         f"{line.name} not finite at {len(line.bad):,} of {len(line.steps):,} steps, first at {line.bad[0]:,}"
         for line in panel.series
@@ -153,17 +123,65 @@ def _figure(panel: Panel) -> dict[str, Any]:
     if far := curves.beyond(panel):
         ends = dict.fromkeys(panel.show(value) for value in (far[0], far[-1]))
         far_off = f"{len(far):,} off the scale ({' to '.join(ends)})"
-    latest = [{"place": i, "name": line.name, "value": _last(line, panel)} for i, line in enumerate(panel.series)]
+    lines = enumerate(panel.series)
+    latest = [{"look": panel.look(i), "name": line.name, "value": _last([line], panel)} for i, line in lines]
+    if groups is not None:
+        members = {colour: [line for line in panel.series if line.colour == colour] for colour in groups}
+        latest = [
+            {"look": f"s{colour % curves.COLOURS}", "name": groups[colour], "value": _last(some, panel)}
+            for colour, some in members.items()
+            if some
+        ]
     return {"title": panel.title, "latest": latest, "bad": bad, "far_off": far_off, "svg": Markup(curves.draw(panel))}
 
 
-def _last(line: Series, panel: Panel) -> str:
-    """Where a line ends; where its smoothed course does, if it is a noisy one."""
-    if not line.finite:
+def against(paths: Sequence[tradeoff.Path], groups: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Any]:
+    """Rewards against KL, of one run or of several, whose colours and names are in `groups`, and the numbers at the
+    places that matter. Empty if there is nothing to see."""
+    colours = None if groups is None else {name: colour for name, (colour, _) in groups.items()}
+    panel = tradeoff.panel(paths, colours)
+    if panel is None:
+        return {}
+    spans, weights = tradeoff.spans(paths), {name: w for path in paths for name, w in path.weights.items()}
+    sources = []
+    for i, (name, (low, high)) in enumerate(spans.items()):
+        colour = f"s{i % curves.COLOURS}" if groups is None else "plain"
+        learned = "" if name not in weights else "only watched" if weights[name] == 0 else "learned from"
+        look = f"{colour} d{tradeoff.dash_of(name, paths)}"
+        sources.append({"name": name, "look": look, "learned": learned, "low": number(low), "high": number(high)})
+    drawn = dict(groups[path.name] for path in paths) if groups else {}
+    places = {path.name: [tradeoff.moment(path, at) for at in (0, path.best, -1)] for path in paths}
+    return {
+        "svg": Markup(curves.draw(panel)),
+        "sources": sources,
+        "groups": [{"look": f"s{colour % curves.COLOURS}", "name": name} for colour, name in drawn.items()],
+        "highest": next(iter(paths[0].watched or spans)),
+        "held_out": all(path.held_out for path in paths),
+        "rows": [
+            {
+                "name": name,
+                "moments": [
+                    {
+                        "step": f"{one.step:,}",
+                        "kl": f"{one.kl:.3g}",
+                        "rewards": [number(one.rewards[source]) if source in one.rewards else "" for source in spans],
+                    }
+                    for one in moments
+                ],
+            }
+            for name, moments in places.items()
+        ],
+    }
+
+
+def _last(lines: Sequence[Series], panel: Panel) -> str:
+    """Where a line ends, or several in the mean; where its smoothed course does, if it is a noisy one."""
+    finite = [line.finite for line in lines if line.finite]
+    if not finite:
         return "no finite value"
-    if curves.noisy(line.finite):
-        return f"≈ {panel.show(curves.smooth(line.finite)[-1][1])}"
-    return panel.show(line.finite[-1][1])
+    noisy = any(map(curves.noisy, finite))
+    ends = [(curves.smooth(points) if curves.noisy(points) else points)[-1][1] for points in finite]
+    return f"{'≈ ' if noisy or len(ends) > 1 else ''}{panel.show(sum(ends) / len(ends))}"
 
 
 def _evaluation(evaluation: table.Evaluation) -> dict[str, Any]:
@@ -242,6 +260,11 @@ def _when(times: Sequence[float]) -> str:
     return f"{begin.day} {begin:%B %Y, %H:%M} to {last} UTC"
 
 
+def config_of(run_dir: Path, lacking: list[str]) -> dict[str, Any] | None:
+    """A run's config as JSON. Why there is none is added to what is lacking."""
+    return _json(run_dir / CONFIG, dict, lacking, "the configuration")
+
+
 def _json(path: Path, kind: type, lacking: list[str], what: str) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -258,9 +281,8 @@ def _json(path: Path, kind: type, lacking: list[str], what: str) -> Any:
 
 
 def _environment() -> jinja2.Environment:
-    source = resources.files("jaxpost.evals").joinpath("report.html.j2").read_text(encoding="utf-8")
     return jinja2.Environment(
-        loader=jinja2.DictLoader({"report.html.j2": source}),
+        loader=jinja2.FunctionLoader(lambda name: resources.files("jaxpost.evals").joinpath(name).read_text("utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -58,7 +58,7 @@ def _both(temperature: float) -> Callable[[Array, Array], tuple[Array, ...]]:
     def values(logits: Array, targets: Array) -> tuple[Array, ...]:
         logs = jax.nn.log_softmax(logits / temperature, axis=-1)
         chosen = jnp.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
-        # A token that cannot come, at minus infinity, adds nothing.
-        return chosen, -jnp.sum(jnp.where(jnp.isfinite(logs), jnp.exp(logs) * logs, 0.0), axis=-1)
+        # A token that cannot come, at minus infinity, adds nothing: chosen before the product, whose gradient is NaN.
+        return chosen, -jnp.sum(jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0.0), axis=-1)
 
     return values

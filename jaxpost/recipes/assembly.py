@@ -39,6 +39,7 @@ DeltaConfig = (
     | delta.Select
     | delta.Head
     | delta.Both
+    | delta.ActorCritic
 )
 
 
@@ -97,9 +98,12 @@ def assemble(
     mesh: Mesh,
     encode: Callable[[str], list[int]] | None = None,
     read: Callable[[str], delta.Delta] | None = None,
+    extra: Tree | Callable[[Tree], Tree] = None,
 ) -> Assembly:
     """Everything derived from the specs of the model, of its weights as they are `stored`, and of the delta. `encode`
-    (text to ids) and `read` (the delta of another run) are for deltas that start from text or from a run."""
+    (text to ids) and `read` (the delta of another run) are for deltas that start from text or from a run. `extra` is
+    what a recipe updates after each step, as it starts: a few numbers, or a function that makes it of what is
+    trained."""
     others = {name: read(name) for name in kind.reads} if read else {}  # now: nothing can be read while tracing
     reader = others.__getitem__ if others else None
     whole = kind(decoder.specs(config))
@@ -111,7 +115,7 @@ def assemble(
     def make(key: Key, base: Tree) -> tuple[State, Tree]:
         begun = kind.start(params.init(whole, key), _given(config, base, key, encode, reader))
         mine, rest = delta.partition(begun)
-        return states.start(mine, optimiser), rest
+        return states.start(mine, optimiser, extra(mine) if callable(extra) else extra), rest
 
     state, rest = jax.eval_shape(make, jax.eval_shape(jax.random.key, 0), params.abstract(stored))
     state_places = states.shardings(state, shard.shardings(trainable, mesh), mesh, optim.paged)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run learns from, as config: tasks worded as instructions, files of rows, or generated text."""
+"""What a run learns from, as config: tasks worded as instructions, a built-in world, files of rows, or tokens."""
 
 import glob
 import re
@@ -17,6 +17,7 @@ import numpy as np
 from jaxpost.data import nano, sources
 from jaxpost.data.blend import Blend
 from jaxpost.data.mixtures import Division, Mixture, Proportional, Temperature, Weights, split_tasks
+from jaxpost.data.nano import worlds
 from jaxpost.data.rows.views import Renamed, Some, Uniform
 from jaxpost.data.sources import remote, tfds
 from jaxpost.data.sources.record import Rows, Span, common, files_of
@@ -73,6 +74,30 @@ class Tasks:
 
     def held_out(self, seed: int) -> Mixture:
         return Mixture(self.division().train, self.weighting, "straight", "test", seed, size=256)
+
+
+@dataclass(frozen=True)
+class World:
+    """Rows of a built-in world (`answers`, `reviews`, `manners`) of one kind: `sft`, `prompts`, `preference`, ...
+
+    An epoch has `size` rows (0: the kind's own number); the test split is held out. `only` keeps these tasks or
+    clusters of `answers`.
+    """
+
+    name: str
+    kind: str
+    size: int = 0
+    only: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> None:
+        return None
+
+    def training(self, seed: int) -> Sequence[Any]:
+        return worlds.rows(self.name, self.kind, "train", seed=seed, size=self.size, only=self.only)
+
+    def held_out(self, seed: int) -> Sequence[Any]:
+        return worlds.rows(self.name, self.kind, "test", seed=seed, only=self.only)
 
 
 HOLD = 256  # rows kept from training where nothing is said, if they are no more than a tenth

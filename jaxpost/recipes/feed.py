@@ -41,12 +41,21 @@ class Feed(Protocol):
     def waits(self) -> str: ...
     @property
     def source(self) -> BatchSource: ...
+    @property
+    def length(self) -> int:
+        """How many positions a row has."""
+        ...
+
+    @property
+    def places(self) -> int:
+        """How many positions a step has."""
+        ...
 
     def begin(self, frozen: Tree, programs: Mapping[str, Any], mesh: Mesh) -> None:
         """Before the first batch: what a run never changes, and its compiled programs."""
         ...
 
-    def restore(self, saved: list[dict[str, Any]]) -> None:
+    def resume(self, saved: list[dict[str, Any]]) -> None:
         """To where all processes' sources were."""
         ...
 
@@ -83,10 +92,18 @@ class Data:
     shows: str = "loss"
     waits: str = "waiting for data"
 
+    @property
+    def length(self) -> int:
+        return self.loader.seq_len
+
+    @property
+    def places(self) -> int:
+        return self.loader.batch * self.loader.seq_len
+
     def begin(self, frozen: Tree, programs: Mapping[str, Any], mesh: Mesh) -> None:
         self._frozen, self._evaluate, self._mesh = frozen, programs["evaluate"], mesh
 
-    def restore(self, saved: list[dict[str, Any]]) -> None:
+    def resume(self, saved: list[dict[str, Any]]) -> None:
         self.source.restore(join(saved))
 
     def measure(self, state: State) -> dict[str, float]:
@@ -112,15 +129,19 @@ class Data:
             "examples truncated": counts.truncated,
             "examples left out": counts.dropped,
             "row fill": f"{100 * counts.fill:.1f} %",
+            **({"examples of no use": counts.useless} if counts.useless else {}),
+            **({"labellers agree": f"{100 * counts.agreeing / counts.asked:.1f} %"} if counts.asked else {}),
         }
 
     def told(self) -> list[str]:
         counts, seq_len = counts_of(self.source.save()), self.loader.seq_len
         lines = [f"Rows of {seq_len} places were {100 * counts.fill:.1f} % full."]
-        told = {"truncated to it": counts.truncated, "left out": counts.dropped}
+        told = {"truncated to it": counts.truncated, "left out": counts.overlong + counts.untrained}
         if any(told.values()):
             said = ", ".join(f"{number:,} {what}" for what, number in told.items() if number)
             lines.append(f"Of {counts.examples:,} examples read, some are longer than seq_len {seq_len}: {said}.")
+        if counts.uses:
+            lines.append(f"Of {counts.examples:,} examples read: {counts.uses}.")
         return lines
 
     def close(self) -> None:

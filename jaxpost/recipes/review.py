@@ -22,6 +22,8 @@ from rich.text import Text
 from jaxpost.arrays import HostBatch, Tree
 from jaxpost.data.batches.loader import Loader
 from jaxpost.data.parts import Part, prompt_of
+from jaxpost.data.rows.judged import Chosen
+from jaxpost.data.rows.shapes import shape_of
 from jaxpost.data.tasks import Example, Task
 from jaxpost.data.text import parts_of
 from jaxpost.data.tokenizers import Tokenizer, Tokens, check_ids, newest, prompt_ids
@@ -30,10 +32,12 @@ from jaxpost.evals.rank import question, rank
 from jaxpost.evals.score import Scorer, token_stats
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes.corpus import Corpus, Tasks
+from jaxpost.recipes.prompts import request
 from jaxpost.sample import Sampling, generate
 from jaxpost.train.metrics import write_json
 from jaxpost.train.progress import status
 
+PROMPTED = ("prompt", "preference", "unpaired", "ranking")
 BEFORE, GENERATIONS = "before.json", "generations.json"
 
 
@@ -101,7 +105,9 @@ def measure(
 
 def predictions(config: Any, model: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int) -> str:
     """How well a model predicts the trained tokens of a run's held-out rows, in one line."""
-    kept, batches = config.data.held_out(config.train.seed), config.batches
+    kept, batches, columns = config.data.held_out(config.train.seed), config.batches, config.data.columns
+    if isinstance(kept[0], Mapping) and shape_of(kept[0], columns) in PROMPTED[1:]:
+        kept, columns = Chosen(kept, columns), None
     loader = Loader(
         kept,
         tokenizer,
@@ -110,7 +116,7 @@ def predictions(config: Any, model: Decoder, tokenizer: Tokenizer, weights: Tree
         epochs=1,
         seed=None,
         train_on=batches.train_on,
-        columns=config.data.columns,
+        columns=columns,
     )
     drawn = itertools.islice(_until_its_end(loader), max(1, rows // 32))
     stats = token_stats(model, weights, drawn, most=1)
@@ -137,12 +143,15 @@ def compared(parts: Sequence[Suite], before: Mapping[str, float], after: Mapping
     )
 
 
-def answer(examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int) -> list[str]:
-    """What the model writes for each prompt, greedily, up to its end token. Prompts of similar length share a batch."""
+def answer(
+    examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, weights: Tree, rows: int, least: int = 0
+) -> list[str]:
+    """What the model writes for each prompt, greedily, up to its end token. Prompts of similar length share a batch.
+    There is room for answers half as long again as the longest target, and for `least` tokens."""
     if not examples:
         return []
     longest = max(len(tokenizer.encode(example.target)) for example in examples)
-    sampling = Sampling(max_new=min(config.max_length // 2, math.ceil(1.5 * longest) + 1))
+    sampling = Sampling(max_new=min(config.max_length // 2, max(least, math.ceil(1.5 * longest) + 1)))
     room = config.max_length - sampling.max_new
     whole = [np.asarray(prompt_ids(tokenizer, example.prompt), np.int32) for example in examples]
     prompts = [ids[newest(ids, room)].tolist() for ids in whole]
@@ -159,7 +168,11 @@ def answer(examples: Sequence[Example], config: Decoder, tokenizer: Tokenizer, w
 class Reviewing:
     """The review of one run: measured before its first step and after its last."""
 
-    def __init__(self, review: Review, corpus: Corpus, directory: Path, config: Decoder, tokenizer: Tokenizer):
+    def __init__(
+        self, review: Review, corpus: Corpus, directory: Path, config: Decoder, tokenizer: Tokenizer, least: int = 0
+    ):
+        """`least` is how many tokens an answer may have at least, for prompts that come without one."""
+        self._least = least
         self._review, self._directory, self._config, self._tokenizer = review, directory, config, tokenizer
         self._parts = suites(corpus, review.examples)
         self._samples = self._chosen(corpus)
@@ -199,7 +212,7 @@ class Reviewing:
 
     def _look(self, weights: Tree, tokenizer: Tokenizer) -> dict[str, Any]:
         scores, notes = measure(self._parts, self._config, tokenizer, weights, self._review.rows)
-        answers = answer(self._samples, self._config, tokenizer, weights, self._review.rows)
+        answers = answer(self._samples, self._config, tokenizer, weights, self._review.rows, self._least)
         return {"of": self._of(), "scores": scores, "notes": notes, "answers": answers}
 
     def _of(self) -> dict[str, Any]:
@@ -219,7 +232,10 @@ class Reviewing:
 
     def _sample(self, row: Any, corpus: Corpus) -> Example:
         """A row as a prompt and the answer to it, the first of several; of plain text, the beginning and how it goes
-        on."""
+        on; of what is compared or to be answered, the prompt."""
+        if not isinstance(row, Tokens | Example) and shape_of(row, corpus.columns) in PROMPTED:
+            asked = request(row, self._tokenizer, corpus.columns)
+            return Example(asked.text, str(asked.row.get("answer", "")))
         if isinstance(row, Tokens):
             pieces = [Part(self._tokenizer.decode(check_ids(self._tokenizer, row, "a row").ids[:64]), True)]
         else:

@@ -80,19 +80,42 @@ LEAST = {
     **dict.fromkeys(("train.save_every", "review.examples", "review.generations"), 0),
     **dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip"), 0),
 }
+PARTS = ("low", "high", "kl", "kl_in_reward", "top_entropy", "value_weight", "critic_steps", "gamma", "lam")
+OF_POLICIES = dict.fromkeys((*(f"objective.{name}" for name in PARTS), "penalty.coefficient"), 0)
+MOST: dict[str, int] = dict.fromkeys(("objective.top_entropy", "objective.gamma", "objective.lam"), 1)
+ROUNDS = {"epochs": 1, "minibatches": 1}
+"""Of what learns several times from one rollout."""
 
 
 def check(config: Any, mesh: Mesh) -> None:
     """That numbers make sense and a batch can be cut as the config says, before anything is read."""
-    for name, least in LEAST.items():
+    samples = hasattr(config, "rollout")
+    for name, least in (LEAST | OF_POLICIES if samples else LEAST).items():
         group, _, field = name.partition(".")
-        if (value := getattr(getattr(config, group), field)) < least:
+        value, most = getattr(getattr(config, group, None), field, None), MOST.get(name) if samples else None
+        if value is not None and not value >= least:
             raise Fault(f"{name} is {value}; it must be at least {least}")
-    rows, parts, devices = config.batches.rows, config.train.microbatches, mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % (parts * devices):
+        if value is not None and most is not None and value > most:
+            raise Fault(f"{name} is {value}; it must be at most {most}")
+    if samples:
+        for name, least in ROUNDS.items():
+            if (value := getattr(config, name)) < least:
+                raise Fault(f"{name} is {value}; it must be at least {least}")
+        if config.train.epochs or not config.train.steps:
+            raise Fault(
+                f"train.steps is {config.train.steps} and train.epochs {config.train.epochs}; answers are sampled anew "
+                "at every step, so set train.steps, and leave train.epochs 0"
+            )
+    parts, devices = config.train.microbatches, mesh.shape["data"] * mesh.shape["fsdp"]
+    cut, what, said = parts, "batches.rows", f"{parts} microbatches"
+    if samples:
+        cut, what = parts * config.minibatches, "rollout.prompts * rollout.samples"
+        said = f"{config.minibatches} minibatches of {parts} microbatches"
+    rows = config.rollout.rows if samples else config.batches.rows
+    if rows % (cut * devices):
         raise Fault(
-            f"batches.rows is {rows}, which {parts} microbatches on {devices} devices (mesh axes data and fsdp) do not "
-            f"divide; make it a multiple of {parts * devices}, or change train.microbatches or train.mesh"
+            f"{what} is {rows}, which {said} on {devices} devices (mesh axes data and fsdp) do not divide; make it a "
+            f"multiple of {cut * devices}, or change train.microbatches or train.mesh"
         )
 
 
@@ -137,7 +160,7 @@ class Session:
 
     def weights(self, state: State) -> Tree:
         """The model as it is at a state."""
-        return delta.bind(self.frozen["base"], delta.combine(state.trainable, self.frozen["fixed"]))
+        return delta.bind(self.frozen["base"], delta.role(delta.combine(state.trainable, self.frozen["fixed"])))
 
 
 def train(
@@ -152,10 +175,11 @@ def train(
     """Runs the loop around a recipe's programs, with checkpoints, metrics and progress, and reviews the result: as a
     language model, unless the recipe knows better."""
     begun_at = time.monotonic()
-    if config.batches.seq_len > model.config.max_length:
+    if data.length > model.config.max_length:
+        what = "rollout.prompt_tokens + rollout.answer_tokens" if hasattr(config, "rollout") else "batches.seq_len"
         raise Fault(
-            f"batches.seq_len is {config.batches.seq_len}, and the model knows {model.config.max_length} positions "
-            "(max_position_embeddings of its config.json); lower batches.seq_len"
+            f"{what} is {data.length}, and the model knows {model.config.max_length} positions "
+            f"(max_position_embeddings of its config.json); lower {what}"
         )
     with Checkpoints(directory / "checkpoints") as checkpoints:
         begun = checkpoints.step()
@@ -169,7 +193,7 @@ def train(
         if begun is not None:
             saved = checkpoints.restore(assembly.state)
             state = saved.state
-            data.restore(saved.sources)
+            data.resume(saved.sources)
             say(f"going on from step {begun} of {directory}")
         if int(state.step) < data.steps:
             with _log(directory, begun or 0) as log, closing(data):
@@ -216,7 +240,7 @@ def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable
     )
     data.begin(session.frozen, compiled, assembly.mesh)
 
-    waiting, places = Waiting(), config.batches.rows * config.batches.seq_len
+    waiting, places = Waiting(), data.places
 
     def report(step: int, values: Metrics) -> None:
         fetched: dict[str, float] = {name: float(np.asarray(value)) for name, value in jax.device_get(values).items()}

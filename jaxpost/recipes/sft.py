@@ -20,7 +20,7 @@ from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, 
 from jaxpost.recipes import run, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
-from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
+from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens, World
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.run import Batches, Training
 from jaxpost.shard import make_mesh
@@ -28,7 +28,7 @@ from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.step import LossFn, make_step
 
 __all__ = ["Batches", "Config", "Files", "Fresh", "Mixed", "Optimiser", "Pretrained", "Review", "Tasks", "Tfds"]
-__all__ += ["Tokens", "Training"]
+__all__ += ["Tokens", "Training", "World"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Config:
     run: str
     model: Model = Pretrained()
     delta: DeltaConfig = delta.Lora()
-    data: Tasks | Files | Tfds | Mixed | Tokens = Tasks()
+    data: Tasks | Files | Tfds | Mixed | Tokens | World = Tasks()
     batches: Batches = Batches()
     loss: Loss = Loss()
     optim: Optimiser = Optimiser()

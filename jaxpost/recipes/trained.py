@@ -55,21 +55,24 @@ class Trained:
 
 
 def load(model: Model, mesh: Mesh) -> Loaded:
-    """The model that a run starts from, under its adapter if it has one: from elsewhere, or what another run made of
-    the same base. Such a run's own heads are left behind."""
+    """The model that a run starts from, under its adapter if it has one."""
+    return over(base.plain(model, mesh), model, mesh)
+
+
+def over(plain: Loaded, model: Model, mesh: Mesh) -> Loaded:
+    """A model in memory under the adapter that `model` names: one from elsewhere, or what another run made of the same
+    base. Such a run's own heads are left behind."""
     if isinstance(model, Fresh) or not model.adapter:
-        return base.plain(model, mesh)
-    path = Path(model.adapter)
+        return plain
+    path = result(Path(model.adapter))
     if record.is_run(path):
         config = record.read(path)
-        if isinstance(config.model, Fresh) or config.model.path != model.path:
-            theirs = "random weights" if isinstance(config.model, Fresh) else config.model.path
-            raise Fault(f"model.adapter {path}: it is a run over {theirs}, and model.path is {model.path}")
-        under = load(replace(model, adapter=config.model.adapter), mesh)
+        _check_base(path, config.model, model, "model.adapter")
+        under = over(plain, config.model, mesh)
         made = {p: edit for p, edit in _made(path, config, under, mesh).items() if not p.startswith("heads/")}
         specs = {p: edit for p, edit in config.delta.within(path)(decoder.specs(under.config)).items() if p in made}
     else:
-        under = base.plain(model, mesh)
+        under = plain
         made, specs = adapter.read(model.adapter, under.config, under.weights, mesh)
     adapter.check_startable(model.adapter, delta.spread(made))
     whole = stack(under.adapter, made) if under.adapter else made
@@ -77,9 +80,35 @@ def load(model: Model, mesh: Mesh) -> Loaded:
     return replace(under, weights=weights, specs=stored, adapter=whole)
 
 
+def role(name: str, plain: Loaded, model: Model, mesh: Mesh, best: bool = False) -> Tree:
+    """The weights of what another run made of a base that is in memory: no second copy of the base exists. `model` is
+    how the base is described by the run that asks."""
+    path = result(Path(name))
+    if not record.is_run(path):
+        raise Fault(f"{name} is no run directory; name that of a run over the same base")
+    config = record.read(path)
+    _check_base(path, config.model, model, "the run")
+    under = over(plain, config.model, mesh)
+    return delta.bind(under.weights, _made(path, config, under, mesh, best))
+
+
+def _check_base(path: Path, theirs: Model, ours: Model, what: str) -> None:
+    one, other = (m.path if isinstance(m, Pretrained) else f"random weights ({m.seed})" for m in (theirs, ours))
+    same = one == other and (isinstance(ours, Pretrained) or theirs == ours)
+    if not same:
+        raise Fault(f"{what} {path}: it is a run over {one}, and this one is over {other}; they must share a base")
+
+
+def result(path: Path) -> Path:
+    """The directory of the run that made the model: of a run of several stages, that of the last one."""
+    while record.is_run(path) and (stage := getattr(record.read(path), "result", None)):
+        path = path / stage
+    return path
+
+
 def base_of(name: str) -> Model:
     """The model that the run of that directory starts from; or the one of that name, which `Pretrained` takes."""
-    path = Path(name)
+    path = result(Path(name))
     if record.is_run(path):
         return record.read(path).model
     here = name in base.BUILT_IN or (path / "config.json").is_file()
@@ -99,7 +128,7 @@ def read(name: str, best: bool = False, over: str = "") -> Trained:
     """The run of that directory at its latest (or best) checkpoint; or a model that `Pretrained` takes, as it is, or
     with the adapter of the directory `over` as its delta."""
     mesh = make_mesh(MeshShape())
-    path, model = Path(name), base_of(name)
+    path, model = result(Path(name)), base_of(name)
     if not record.is_run(path):
         with jax.set_mesh(mesh):
             plain = load(model, mesh)
@@ -121,16 +150,16 @@ def _made(path: Path, config: Any, loaded: Loaded, mesh: Mesh, best: bool = Fals
     """The delta of the run of that directory and config, over the model that it starts from."""
     # The schedule's length has no part in the state, so any number of steps will do.
     optim, kind = replace(config.optim, warmup=0), config.delta.within(path)
-    assembly = assemble(loaded.config, loaded.specs, kind, optim, 1, mesh, loaded.tokenizer.encode)
+    extra = getattr(config, "extra", None)
+    assembly = assemble(loaded.config, loaded.specs, kind, optim, 1, mesh, loaded.tokenizer.encode, extra=extra)
     _, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), loaded.weights)
     with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(assembly.state, best).state
-    return delta.combine(state.trainable, fixed)
+    return delta.role(delta.combine(state.trainable, fixed))
 
 
 def delta_of(name: str) -> delta.Delta:
     """What the run of that name made, for another to start from."""
-    path = Path(name)
-    if not record.is_run(path):
+    if not record.is_run(result(Path(name))):
         raise Fault(f"{name} is no run directory, so there is no delta to start from")
     return read(name).delta

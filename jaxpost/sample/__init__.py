@@ -5,3 +5,4 @@ from jaxpost.sample.generate import Completion as Completion
 from jaxpost.sample.generate import generate as generate
 from jaxpost.sample.generate import stream as stream
 from jaxpost.sample.logits import Sampling as Sampling
+from jaxpost.sample.merged import merged as merged

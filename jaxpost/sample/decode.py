@@ -1,139 +1,212 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefill and decode over a cache of keys and values, as pure functions of fixed shapes."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxpost.arrays import Array, Int, Tree
+from jaxpost.arrays import Array, Bool, Int, Key, Tree
 from jaxpost.kernels.attention import Cached, Rows
 from jaxpost.models.architecture import blocks
 from jaxpost.models.decoder import Decoder, embed, head, rows, trunk
-from jaxpost.sample.logits import Sampling, distribution, draw
+from jaxpost.sample.apart import kept_apart
+from jaxpost.sample.logits import Sampling, draw, gumbels, scores
+from jaxpost.shard import constrain
+
+LOOK = 4  # steps between two looks at whether all rows are done: a loop whose end is not known waits for the device
+
+
+@struct.dataclass
+class Prefilled:
+    """Prompts that were read: per block (`models.architecture.blocks`) the keys and values `[l, b, k, s, h]` of their
+    tokens, the logits `[b, v]` of what comes next, and their lengths `[b]`."""
+
+    kv: Any
+    logits: Any
+    lengths: Any
 
 
 @struct.dataclass
 class Decoding:
-    """A batch in the middle of its completions.
+    """Rows in the middle of their completions, of which each may be at another token of its own.
 
-    cache: per block (`models.architecture.blocks`) keys and values `[l, b, t, k, h]`; slot i of a row holds the newest
-    position that is i modulo t: with a window t is the window, else there is a slot for every position. Segments are 0
-    in empty slots.
-    logits `[b, v]` of each row's next token; position `[b]` that it will have; done `[b]`; keys `[b]`, one a row;
-    tokens, log_probs `[b, n]` drawn so far, count of them.
+    kv: per block the keys and values `[l, b, k, t, h]` that its layers remember, a ring of t places: with a window t is
+    the window, else there is a place for every position. All rows write at the same one, `clock` modulo t, so that a
+    step writes one slice: a row's newest token stands right behind the clock, whenever the row began. positions: per
+    size t of a ring those of the tokens in it, `[b, t]`, -1 where nothing is.
+    logits `[b, v]` of each row's next token; position `[b]` that it will have; drawn `[b]`, how many tokens the row has
+    had, and left `[b]`, how many it may still have: 0 is done; keys `[b]`, one a row.
     """
 
-    cache: Any
+    kv: Any
+    positions: Any
     logits: Any
     position: Any
-    done: Any
+    drawn: Any
+    left: Any
     keys: Any
-    tokens: Any
-    log_probs: Any
-    count: Any
+    clock: Any
+
+
+@struct.dataclass
+class Seats:
+    """Who sits where, all `[r]`: what was read of prompt `source` of a batch goes to row `slot`. There it is the
+    `sample` of the `prompt` (their numbers in the whole list, which decide what it draws), and has `most` tokens.
+    Seats that stand twice do no harm."""
+
+    source: Any
+    slot: Any
+    prompt: Any
+    sample: Any
+    most: Any
 
 
 def prefill(
-    config: Decoder,
-    weights: Tree,
-    tokens: Int[Array, "b p"],
-    lengths: Int[Array, "b"],
-    keys: Array,
-    slots: int,
-    room: int,
-) -> Decoding:
-    """Reads prompts of unequal length, padded on the right, into a cache of `slots` places, with room for `room`
-    drawn tokens. Ids below zero are places of a prompt or prefix (`decoder.rows`). Rows of length 0 are done from the
-    start."""
-    batch, width = tokens.shape
-    places = jnp.broadcast_to(jnp.arange(width), (batch, width))
+    config: Decoder, weights: Tree, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], apart: bool = False
+) -> Prefilled:
+    """Reads prompts of unequal length, padded on the right. Ids below zero are places of a prompt or prefix
+    (`decoder.rows`). Decoding may be by `layers_apart(config)`."""
+    places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     segments = (places < lengths[:, None]).astype(jnp.int32)
-    x = embed(config, weights, tokens)
-    hidden, kept = trunk(config, weights, x, rows(tokens, segments, places, most=1), keep=True)
+    hidden, kept = trunk(
+        config, weights, embed(config, weights, tokens), rows(tokens, segments, places, most=1), keep=True
+    )
     assert kept is not None
-    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
-    cache = {
-        path: _cache(*kept[path], lengths, slots if window is None else min(window, slots))
-        for path, window in windows(config).items()
-    }
-    return Decoding(
-        cache=cache,
-        logits=head(config, weights, last)[:, 0],
-        position=lengths,
-        done=lengths == 0,
-        keys=keys,
-        tokens=jnp.zeros((batch, room), jnp.int32),
-        log_probs=jnp.zeros((batch, room), jnp.float32),
-        count=jnp.zeros((), jnp.int32),
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
+    kept = kept_apart(config, kept) if apart else kept
+    return Prefilled(_laid(kept), head(config, weights, last)[:, 0], lengths)
+
+
+def begin(config: Decoder, slots: int, size: int) -> Decoding:
+    """So many rows of nothing, all done, with room for `size` positions each."""
+    dtype, none = jnp.dtype(config.dtype), jnp.zeros(slots, jnp.int32)
+    kv: dict[str, tuple[Array, Array]] = {}
+    for path, numbers in blocks(config).items():
+        window = config.layer(numbers[0]).window
+        ring = size if window is None else min(window, size)
+        shape = (len(numbers), slots, config.kv_heads, ring, config.head_size)
+        kv[path] = _cut(jnp.zeros(shape, dtype)), _cut(jnp.zeros(shape, dtype))
+    positions = {ring: jnp.full((slots, ring), -1, jnp.int32) for ring in sorted({k.shape[3] for k, _ in kv.values()})}
+    keys, logits = jax.random.split(jax.random.key(0), slots), jnp.zeros((slots, config.vocab), dtype)
+    return Decoding(kv, positions, logits, none, none, none, keys, jnp.zeros((), jnp.int32))
+
+
+def place(state: Decoding, read: Prefilled, seats: Seats, seed: Key) -> Decoding:
+    """The state with prompts that were read in some of its rows."""
+    slot, lengths = seats.slot, read.lengths[seats.source]
+    held = {ring: _held(lengths, state.clock, ring) for ring in state.positions}
+    fold = jax.random.fold_in
+    keys = jax.vmap(lambda prompt, sample: fold(fold(seed, prompt), sample))(seats.prompt, seats.sample)
+    return state.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        kv={path: _placed(own, read.kv[path], lengths, state.clock, seats) for path, own in state.kv.items()},
+        positions={ring: state.positions[ring].at[slot].set(new) for ring, new in held.items()},
+        logits=state.logits.at[slot].set(read.logits[seats.source].astype(state.logits.dtype)),
+        position=state.position.at[slot].set(lengths),
+        drawn=state.drawn.at[slot].set(0),
+        left=state.left.at[slot].set(seats.most),
+        keys=state.keys.at[slot].set(keys),
     )
 
 
 def decode(
-    config: Decoder, weights: Tree, state: Decoding, sampling: Sampling, ends: tuple[int, ...], steps: Array
-) -> Decoding:
-    """Up to `steps` more tokens a row; fewer when every row is done. A row is done behind one of the `ends`."""
-    last = jnp.minimum(state.count + steps, state.tokens.shape[1])
+    config: Decoder,
+    weights: Tree,
+    state: Decoding,
+    live: Bool[Array, "b"],
+    sampling: Sampling,
+    ends: Int[Array, "e"],
+    steps: int,
+) -> tuple[Decoding, Int[Array, "b s"], Array]:
+    """Up to `steps` more tokens a row, and their log-probabilities; fewer when every row is done. A row is done behind
+    one of the `ends`, behind its last token, and from now on if it is not `live`; what it writes then means nothing."""
+    state = state.replace(left=jnp.where(live, state.left, 0))  # pyright: ignore[reportAttributeAccessIssue]
+    batch, vocab = state.logits.shape
+    noise = gumbels(state.keys, state.drawn, steps, vocab) if sampling.temperature else None
+    written = jnp.zeros((steps, batch), jnp.int32), jnp.zeros((steps, batch), jnp.float32)
 
-    def unfinished(state: Decoding) -> Array:
-        return (state.count < last) & ~jnp.all(state.done)
+    def step(_: Array, carry: tuple[Array, Decoding, Array, Array]) -> tuple[Array, Decoding, Array, Array]:
+        i, state, tokens, log_probs = carry
+        if noise is None:
+            token = jnp.argmax(state.logits, axis=-1)
+            log_prob = jnp.zeros(batch, jnp.float32)
+        else:
+            token, log_prob = draw(noise[i], scores(state.logits, sampling))
+        return i + 1, _next(config, weights, state, token, ends), tokens.at[i].set(token), log_probs.at[i].set(log_prob)
 
-    return jax.lax.while_loop(unfinished, lambda s: _one(config, weights, s, sampling, ends), state)
+    def unfinished(carry: tuple[Array, Decoding, Array, Array]) -> Array:
+        return (carry[0] < steps) & jnp.any(carry[1].left > 0)
+
+    def several(carry: tuple[Array, Decoding, Array, Array]) -> tuple[Array, Decoding, Array, Array]:
+        return jax.lax.fori_loop(0, math.gcd(steps, LOOK), step, carry)
+
+    begun = (jnp.zeros((), jnp.int32), state, *written)
+    _, state, tokens, log_probs = jax.lax.while_loop(unfinished, several, begun)
+    return state, tokens.T, log_probs.T
 
 
-def _one(config: Decoder, weights: Tree, state: Decoding, sampling: Sampling, ends: tuple[int, ...]) -> Decoding:
-    keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.count)
-    token, log_prob = draw(keys, distribution(state.logits, sampling))
-    tokens = state.tokens.at[:, state.count].set(jnp.where(state.done, 0, token))
-    log_probs = state.log_probs.at[:, state.count].set(jnp.where(state.done, 0.0, log_prob))
-    done = state.done | jnp.isin(token, jnp.array(ends, jnp.int32))
-
-    ones = jnp.ones_like(token)[:, None]
+def _next(config: Decoder, weights: Tree, state: Decoding, token: Int[Array, "b"], ends: Array) -> Decoding:
+    """The state behind one more token a row. Rows that are done stay at their position."""
+    at = state.position[:, None]
+    seen = {path: _cached(k, v, state.positions[k.shape[3]]) for path, (k, v) in state.kv.items()}
     x = embed(config, weights, token[:, None])
-    hidden, new = trunk(config, weights, x, Rows(ones, state.position[:, None]), cached=state.cache, keep=True)
-    assert new is not None
+    hidden, kept = trunk(config, weights, x, Rows(jnp.ones_like(at), at), cached=seen, keep=True)
+    assert kept is not None
+    new, going = _laid(kept), state.left > 0
+    ended = jnp.isin(token, ends)
+    put = jax.lax.dynamic_update_slice_in_dim
     return Decoding(
-        cache={path: _written(cache, new[path], state.position) for path, cache in state.cache.items()},
+        kv={
+            path: jax.tree.map(lambda old, new: _cut(put(old, new, state.clock % old.shape[3], 3)), kv, new[path])
+            for path, kv in state.kv.items()
+        },
+        positions={ring: put(old, at, state.clock % ring, 1) for ring, old in state.positions.items()},
         logits=head(config, weights, hidden)[:, 0],
-        position=state.position + 1,
-        done=done,
+        position=state.position + going,
+        drawn=state.drawn + 1,
+        left=jnp.where(going & ~ended, state.left - 1, 0),
         keys=state.keys,
-        tokens=tokens,
-        log_probs=log_probs,
-        count=state.count + 1,
+        clock=state.clock + 1,
     )
 
 
-def windows(config: Decoder) -> dict[str, int | None]:
-    """How many positions each block needs to remember; `None` is all of them."""
-    return {path: config.layer(numbers[0]).window for path, numbers in blocks(config).items()}
-
-
-def _cache(k: Array, v: Array, lengths: Int[Array, "b"], slots: int) -> Cached:
-    """A cache of so many slots a row from the keys and values of prompts, of which each row's last ones stay."""
-    slot = jnp.arange(slots)[None]
-    newest = lengths[:, None] - 1
-    positions = newest - (newest - slot) % slots  # negative where the prompt is shorter than the cache
-    width = k.shape[2]
-    if slots >= width:  # every position has its own slot
-        spare = ((0, 0), (0, 0), (0, slots - width), (0, 0), (0, 0))
-        k, v = jnp.pad(k, spare), jnp.pad(v, spare)
-    else:
-        at = jnp.maximum(positions, 0)[None, :, :, None, None]
-        k, v = jnp.take_along_axis(k, at, axis=2), jnp.take_along_axis(v, at, axis=2)
+def _cached(k: Array, v: Array, positions: Int[Array, "b t"]) -> Cached:
     return Cached(k, v, (positions >= 0).astype(jnp.int32), jnp.maximum(positions, 0))
 
 
-def _written(cache: Cached, new: tuple[Array, Array], position: Int[Array, "b"]) -> Cached:
-    """The cache with one token's keys and values of all layers written at once, each row at its own slot. A row that is
-    done goes on past the end, where it overwrites what nobody reads."""
-    row = jnp.arange(position.shape[0])
-    slot = position % cache.segments.shape[1]
-    k, v = new
-    return cache.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        k=cache.k.at[:, row, slot].set(k[:, :, 0]),
-        v=cache.v.at[:, row, slot].set(v[:, :, 0]),
-        segments=cache.segments.at[row, slot].set(1),
-        positions=cache.positions.at[row, slot].set(position),
-    )
+def _held(lengths: Int[Array, "r"], clock: Array, ring: int) -> Int[Array, "r t"]:
+    """The positions of prompts in a ring, of which the last ones stay, the newest right behind the clock."""
+    age = (clock - 1 - jnp.arange(ring, dtype=jnp.int32)[None]) % ring
+    return jnp.maximum(lengths[:, None] - 1 - age, -1)
+
+
+def _placed(kv: tuple[Array, Array], read: tuple[Array, Array], lengths: Array, clock: Array, seats: Seats) -> Any:
+    """Keys and values with prompts in some rows, of each the last positions that the ring has room for, the newest
+    right behind the clock. All rows are written again, in a few large copies: row by row it is thousands of small
+    ones."""
+    slots, ring = kv[0].shape[1], kv[0].shape[3]
+    seat = jnp.full(slots, -1, jnp.int32).at[seats.slot].set(jnp.arange(seats.slot.shape[0], dtype=jnp.int32))
+    source, ends = seats.source[jnp.maximum(seat, 0)], lengths[jnp.maximum(seat, 0)]
+
+    def put(into: Array, read: Array) -> Array:
+        size = (*read.shape[:1], 1, *read.shape[2:3], ring, *read.shape[4:])
+        padded = jnp.pad(read, ((0, 0), (0, 0), (0, 0), (ring, 0), (0, 0)))
+
+        def newest(source: Array, end: Array) -> Array:
+            return jax.lax.dynamic_slice(padded, (0, source, 0, end, 0), size)[:, 0]
+
+        rows = jnp.roll(jax.vmap(newest, out_axes=1)(source, ends), clock, axis=3)
+        return _cut(jnp.where((seat >= 0)[None, :, None, None, None], rows.astype(into.dtype), into))
+
+    return put(kv[0], read[0]), put(kv[1], read[1])
+
+
+def _laid(kept: dict[str, tuple[Array, Array]]) -> dict[str, tuple[Array, Array]]:
+    """Keys and values of a pass as the cache has them, `[l, b, k, s, h]`: what one head reads stands together."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 2, 3), kept)
+
+
+def _cut(x: Array) -> Array:
+    return constrain(x, "l b k t h")

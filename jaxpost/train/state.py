@@ -33,7 +33,8 @@ def start(trainable: Tree, optimiser: optax.GradientTransformation, extra: Tree 
 def shardings(state: State, trainable: Tree, mesh: Mesh, paged: bool = False) -> State:
     """Where a state rests, from where its trainable leaves do: each optimiser moment lies like the leaf it belongs
     to, anything else (counts, factored moments of another shape) on every device. Moments are known by coming as
-    whole trees of the trainable one's form. `paged` ones rest in host memory.
+    whole trees of the trainable one's form. `paged` ones rest in host memory. What is in `extra` lies everywhere,
+    unless it has that form too.
 
     `state` is abstract (from `jax.eval_shape`); `trainable` holds shardings.
     """
@@ -52,4 +53,5 @@ def shardings(state: State, trainable: Tree, mesh: Mesh, paged: bool = False) ->
         return jax.tree.map(moment, node, state.trainable, trainable) if moments(node) else everywhere
 
     opt_state = jax.tree.map(place, state.opt_state, is_leaf=moments)
-    return State(everywhere, trainable, opt_state, jax.tree.map(lambda leaf: everywhere, state.extra))
+    extra = jax.tree.map(lambda node: trainable if moments(node) else everywhere, state.extra, is_leaf=moments)
+    return State(everywhere, trainable, opt_state, extra)

@@ -71,3 +71,46 @@ def accumulate(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
     total, _ = jax.lax.scan(add, zeros, (cut, jnp.arange(microbatches)))
     return total
+
+
+def make_rounds(
+    update: Step,
+    prepare: Callable[[Batch, Tree], tuple[Batch, Metrics]],
+    finish: Callable[[Tree, Metrics], Tree],
+    epochs: int = 1,
+    minibatches: int = 1,
+) -> Step:
+    """A step of several updates from one batch, as policies learn from their own answers.
+
+    `prepare(batch, extra)` adds what is a statement about the whole batch (advantages), and says what there is to
+    report of it. Then every epoch takes the rows in another order, in `minibatches` parts, each an `update`. Metrics
+    are means over the updates; `finish(extra, metrics)` is what the next step finds in `extra`.
+    """
+
+    def step(state: State, frozen: Tree, batch: Batch, key: Key) -> tuple[State, Metrics]:
+        number, (own, order) = state.step, jax.random.split(jax.random.fold_in(key, state.step))
+        batch, told = prepare(batch, state.extra)
+        if epochs == minibatches == 1:
+            state, metrics = update(state, frozen, batch, own)
+        else:
+            rows = next(iter(batch.values())).shape[0]
+            orders = jax.vmap(lambda key: jax.random.permutation(key, rows))(jax.random.split(order, epochs))
+
+            def one(state: State, at: Array) -> tuple[State, Metrics]:
+                return update(state, frozen, {name: x[at] for name, x in batch.items()}, own)
+
+            state, metrics = jax.lax.scan(one, state, orders.reshape(epochs * minibatches, -1))
+            metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+        metrics = {**metrics, **told}
+        return State(number + 1, state.trainable, state.opt_state, finish(state.extra, metrics)), metrics
+
+    return step
+
+
+def in_parts(act: Callable[[Batch], Tree], batch: Batch, parts: int) -> Tree:
+    """`act` over the rows of a batch, a part of them at a time, each device its own."""
+    if parts == 1:
+        return act(batch)
+    cut = {name: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1) for name, x in batch.items()}
+    done = jax.lax.map(act, cut)
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), done)

@@ -23,8 +23,10 @@ from tests.conftest import ROOT
 
 COMMAND = [sys.executable, "-m", "jaxpost.cli"]
 # These differ from one that is trained here by their data alone; tests/recipes/test_shown_data.py makes their batches.
-ALIKE = {"lm_c4", "sft_e2e_lora"}
-CONFIGS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - ALIKE)
+ALIKE = {"dpo_hh", "grpo_gsm8k", "lm_c4", "reward_hh", "sft_e2e_lora"}
+INSIDE = {"kto_nano", "reward_nano", "constitutional_nano", "rlaif_nano"}
+"""Configs whose tiny forms run, on smaller models, within tests/recipes/test_preference_runs.py and test_pipelines.py."""
+CONFIGS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - ALIKE - INSIDE)
 FROM = {"bitdelta_nano": "flan_nano_full"}
 """Configs that go on from another's run."""
 QUIET = ("--review.examples", "0", "--review.generations", "0")
@@ -114,10 +116,13 @@ def inputs(directory: Path) -> dict[str, tuple[str, ...]]:
     return {
         "bitdelta_nano": ("--of", str(directory.parent / "flan_nano_full" / "run")),
         "classify_nano_prefix": (),
+        "dpo_nano": (),
         "flan_nano_full": (),
         "flan_nano_lora": (),
+        "grpo_nano": (),
         "methods_nano": (),
         "nano_pretrain": ("--model.tokenizer", TOKENIZER, "--data.path", str(tokens), "--batches.seq-len", "64"),
+        "ppo_nano": (),
         "sft_gsm8k_lora": ("--model.tokenizer", TOKENIZER, "--model.model.vocab", "2048", "--data.train", str(rows)),
     }
 

@@ -12,7 +12,7 @@ from tests.end_to_end import runs
 
 
 def test_every_config_is_covered(tmp_path):
-    assert len(runs.CONFIGS) == 7 and set(runs.inputs(tmp_path)) == set(runs.CONFIGS)
+    assert len(runs.CONFIGS) == 10 and set(runs.inputs(tmp_path)) == set(runs.CONFIGS)
     assert all("def tiny()" in (ROOT / "configs" / f"{name}.py").read_text() for name in runs.CONFIGS)
 
 
@@ -45,9 +45,12 @@ def test_killed_and_resumed_equals_uninterrupted(config, finished, flags, tmp_pa
     assert losses(run) == losses(whole)
 
 
+NAMES = ("loss", "reward", "eval_loss", "eval_reward")
+
+
 def losses(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["step"], name, line[name]) for line in lines for name in ("loss", "eval_loss") if name in line]
+    return [(line["step"], name, line[name]) for line in lines for name in NAMES if name in line]
 
 
 def test_stopped_by_a_scheduler_saves_and_says_so(finished, flags, tmp_path):

@@ -14,7 +14,7 @@ from jaxpost.kernels.attention import Rows
 from jaxpost.losses import cross_entropy, masked_mean
 from jaxpost.models.decoder import Decoder, logits
 from jaxpost.sample import Sampling
-from jaxpost.sample.decode import decode, prefill
+from jaxpost.sample import decode as sample
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = (
@@ -46,14 +46,17 @@ def _completion_loss(params: Any, config: Decoder, tokens: Any, rows: Rows, mask
 
 def _greedy(config: Decoder, params: Any, tokens: Any, lengths: Any) -> Any:
     batch, width = tokens.shape
-    keys = jax.random.split(jax.random.key(0), batch)
-    state = prefill(config, params, tokens, lengths, keys, width + NEW, NEW)
+    each = jnp.arange(batch)
+    seats = sample.Seats(each, each, each, each, jnp.full(batch, NEW))
+    read, nothing = sample.prefill(config, params, tokens, lengths), sample.begin(config, batch, width + NEW)
 
-    def step(state: Any, _: None) -> Any:
-        return decode(config, params, state, Sampling(), (), jnp.int32(1)), state.logits
+    def step(state: Any, _: Any) -> Any:
+        after, tokens, _ = sample.decode(config, params, state, each >= 0, Sampling(), jnp.zeros(0, jnp.int32), 1)
+        return after, (tokens[:, 0], state.logits)
 
-    state, steps = jax.lax.scan(step, state, None, NEW)
-    return state.tokens, jnp.swapaxes(steps, 0, 1)
+    state: Any = sample.place(nothing, read, seats, jax.random.key(0))
+    _, (tokens, steps) = jax.lax.scan(step, state, None, NEW)
+    return tokens.T, jnp.swapaxes(steps, 0, 1)
 
 
 _backward = jax.jit(jax.value_and_grad(_completion_loss, has_aux=True), static_argnums=1)

@@ -39,7 +39,7 @@ def expected(weights):
 
 def empty(batch, capacity):
     """A cache of nothing: segment 0 everywhere, and values that would show if they were seen."""
-    kv = jnp.full((CONFIG.layers, batch, capacity, CONFIG.kv_heads, CONFIG.head_size), 1e3)
+    kv = jnp.full((CONFIG.layers, batch, CONFIG.kv_heads, capacity, CONFIG.head_size), 1e3)
     nothing = jnp.zeros((batch, capacity), jnp.int32)
     return {"layers": Cached(kv, kv, nothing, nothing)}
 
@@ -49,9 +49,13 @@ def write(cached, kept, rows):
     cached, kept = cached["layers"], kept["layers"]
     batch = jnp.arange(rows.positions.shape[0])[:, None]
     at = jnp.where(rows.segments > 0, rows.positions, cached.segments.shape[1])
+
+    def put(into, new):
+        return jnp.swapaxes(jnp.swapaxes(into, 2, 3).at[:, batch, at].set(new, mode="drop"), 2, 3)
+
     written = Cached(
-        cached.k.at[:, batch, at].set(kept[0], mode="drop"),
-        cached.v.at[:, batch, at].set(kept[1], mode="drop"),
+        put(cached.k, kept[0]),
+        put(cached.v, kept[1]),
         cached.segments.at[batch, at].set(rows.segments, mode="drop"),
         cached.positions.at[batch, at].set(rows.positions, mode="drop"),
     )

@@ -4,8 +4,10 @@
 import numpy as np
 import pytest
 
+from jaxpost.data.batches.loader import Loader
+from jaxpost.data.batches.pairs import Pairs
 from jaxpost.data.rows.shapes import Preference, normalise
-from jaxpost.data.sources import csv, jsonl
+from jaxpost.data.sources import csv, jsonl, read
 from jaxpost.data.tokenizers import SentencePieceTokenizer
 from jaxpost.recipes import configs, flags, run
 from jaxpost.recipes.corpus import Files
@@ -64,6 +66,23 @@ def test_web_text_in_both_formats(batch, tokenizer, shared_data):
     one, other = read("3.0.1"), read("3.0.2")
     assert all(np.array_equal(one[name], other[name]) for name in one)
     assert one["mask"].min() == 1 and (one["tokens"][:, 1:] == one["targets"][:, :-1]).all()
+
+
+@pytest.mark.parametrize("name", ["dpo_hh", "reward_hh"])
+def test_transcripts_make_pairs(name, tokenizer, shared_data, monkeypatch, tmp_path):
+    """The tiny form's first batch; and of a few rows those with an empty answer, which the data have, are counted."""
+    monkeypatch.setenv("JAXPOST_CACHE", str(tmp_path))
+    path = str(shared_data / "hh_rlhf" / "harmless.jsonl.gz")
+    words = ("--data.train", path, "--batches.seq-len", "512")
+    config = flags.override(configs.load(str(ROOT / "configs" / f"{name}.py:tiny")), words, "jaxpost train")
+    unit = Pairs() if name == "dpo_hh" else config.objective.unit(config.rows)
+    batch = run.sources(config, tokenizer, unit).loader.next()
+    rows = read(path)
+    said, known = trained(batch, tokenizer), {row[part] for row in rows for part in ("chosen", "rejected")}
+    assert len(said) == 2 * (batch["weight"] > 0).sum() > 0
+    assert all(any(one in whole for whole in known) for one in said)
+    loader = Loader([rows[i] for i in (85, 86, 516, 517)], tokenizer, 1, 2048, "pack", epochs=1, unit=unit)
+    assert (loader.next()["weight"] > 0).sum() == 2 and loader.counts().empty == 2
 
 
 def test_preferences_are_read(shared_data, monkeypatch, tmp_path):

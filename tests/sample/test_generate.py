@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,9 @@ from jaxpost.kernels.attention import Rows
 from jaxpost.models import decoder
 from jaxpost.models.architecture import Decoder, Layer
 from jaxpost.sample import Sampling, generate, stream
-from jaxpost.sample.decode import decode, prefill
-from jaxpost.sample.generate import CHUNK, _decode, _prefill, stops_at
+from jaxpost.sample.decode import LOOK, Seats, begin, decode, place, prefill
+from jaxpost.sample.engine import CHUNK, _begin, _decode, _place, _prefill
+from jaxpost.sample.generate import stops_at
 
 CONFIG = Decoder(vocab=40, d=16, layers=2, heads=4, kv_heads=2, head_size=8, ffn=24, max_length=64)
 PROMPTS = [[7, 3, 9, 30, 2], [5], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]]
@@ -72,18 +72,15 @@ def test_greedy_is_the_argmax_of_the_whole_pass(kind):
     assert len({tuple(c.tokens) for c in completed(kind, sampling)}) == 3, "the prompts matter"
 
 
-@pytest.mark.parametrize("window", [1, 4, 15])
+@pytest.mark.parametrize("window", [1, 15])
 def test_layers_with_a_window_remember_no_more(window):
     """Shorter than prompts and than what is drawn, or longer than some; in a tail, too."""
     config = dataclasses.replace(CONFIG, layers=3, pattern=(Layer(window=window), Layer()))
     flat = trees.flatten(params.init(decoder.specs(config), jax.random.key(0)))
     weights = trees.unflatten({p: x if x is None or "norm" in p else 8 * x for p, x in flat.items()})
-    lengths = jnp.array([len(prompt) for prompt in PROMPTS])
-    state = prefill(
-        config, weights, jnp.ones((3, 16), jnp.int32), lengths, jax.random.split(jax.random.key(0), 3), 48, 32
-    )
-    slots = {path: cache.k.shape[2] for path, cache in state.cache.items()}
-    assert slots == {"layers/0": window, "layers/1": 48, "layers/tail/0": window}
+    state = jax.eval_shape(lambda: begin(config, 3, 48))
+    places = {path: k.shape[3] for path, (k, _) in state.kv.items()}
+    assert places == {"layers/0": window, "layers/1": 48, "layers/tail/0": window}
     for prompt, completion in zip(PROMPTS, generate(config, weights, PROMPTS, FREE), strict=True):
         tokens = np.zeros((1, config.max_length), np.int32)
         tokens[0, : len(prompt) + 20] = prompt + completion.tokens
@@ -165,15 +162,18 @@ def test_a_mesh_changes_nothing():
 def test_sixteen_bit_models_write_sixteen_bit_caches(tied):
     config = dataclasses.replace(CONFIG, dtype="bfloat16", tied=tied)
     weights = params.init(decoder.specs(config), jax.random.key(0))
-    keys = jax.random.split(jax.random.key(0), 2)
-    state = jax.eval_shape(
-        functools.partial(prefill, config, slots=32, room=16),
-        weights, jnp.ones((2, 16), jnp.int32), jnp.array([3, 16]), keys=keys,
-    )  # fmt: skip
-    cache = state.cache["layers"]
-    assert cache.k.dtype == jnp.bfloat16 and cache.k.shape == (2, 2, 32, 2, 8)
-    after = jax.eval_shape(lambda w, s: decode(config, w, s, FREE, (), jnp.int32(4)), weights, state)
-    assert after == state, "every array keeps its type and shape, as a loop's must"
+    each = jnp.zeros(2, jnp.int32)
+
+    def shapes(weights):
+        state = begin(config, 2, 32)
+        read = prefill(config, weights, jnp.ones((2, 16), jnp.int32), each + 3)
+        sat = place(state, read, Seats(each, each, each, each, each), jax.random.key(0))
+        return state, read, sat, decode(config, weights, sat, each > 0, FREE, each, 4)[0]
+
+    state, read, *later = jax.eval_shape(shapes, weights)
+    assert state.kv["layers"][0].dtype == read.kv["layers"][0].dtype == read.logits.dtype == jnp.bfloat16
+    assert state.kv["layers"][0].shape == (2, 2, 2, 32, 8)
+    assert all(changed == state for changed in later), "every array keeps its type and shape, as a loop's must"
 
 
 def an_end():
@@ -292,38 +292,36 @@ def test_a_stopped_row_stays_as_it_is_while_others_go_on():
     assert len(last[0].tokens) == 20
 
 
-def test_rows_that_are_only_there_to_round_up_are_not_waited_for(monkeypatch):
-    """Three prompts are four rows. In the second chunk too, nothing is drawn once the three have ended."""
-    module, counts = sys.modules[stops_at.__module__], []
-    read = module._read
-    monkeypatch.setattr(module, "_read", lambda state, *rest: counts.append(int(state.count)) or read(state, *rest))
-    for seed in range(100):
-        sampling = Sampling(max_new=20, temperature=1.0, seed=seed)
-        rows = [completion.tokens for completion in completed("plain", sampling)]
-        early = {token for row in rows for token in row[:CHUNK]}
-        ends = tuple(sorted({token for row in rows for token in row[CHUNK : CHUNK + 3]} - early))
-        if all(any(token in ends for token in row[CHUNK : CHUNK + 3]) for row in rows):
-            break
-    else:
-        raise AssertionError("no seed ends all three in time")
-    counts.clear()
-    found = generate(CONFIG, weights_of("plain"), PROMPTS, sampling, ends=ends)
-    assert [c.reason for c in found] == ["end"] * 3
-    assert counts == [CHUNK, max(len(c.tokens) for c in found) + 1] and counts[1] < 20
+def seated(lengths, most):
+    """A batch of as many rows as there are prompts of these lengths."""
+    each = np.arange(len(lengths), dtype=np.int32)
+    read = _prefill(CONFIG, weights_of("plain"), np.ones((4, 16), np.int32), np.array(lengths, np.int32), False)
+    seats = Seats(each, each, each, each, np.array(most, np.int32))
+    return _place(_begin(CONFIG, 4, 48), read, seats, jax.random.key(0))
+
+
+def test_only_rows_that_go_on_are_waited_for():
+    """Neither for those that are full, nor for those that have ended, nor for those that nobody wants any more."""
+    sampling = dataclasses.replace(FREE, max_new=1, seed=0)
+    live = np.array([True, False, True, True])
+
+    def after(most, ends=(-1,) * 40):
+        state, ends = seated([3, 1, 16, 2], most), np.array(ends, np.int32)
+        state, tokens, log_probs = _decode(CONFIG, weights_of("plain"), state, live, sampling, ends, CHUNK)
+        assert tokens.shape == log_probs.shape == (4, 16)
+        return int(state.clock), state.left.tolist()
+
+    assert after([40, 40, 40, 40]) == (16, [24, 0, 24, 24])
+    assert after([2, 40, 1, 0]) == (LOOK, [0] * 4)
+    assert after([LOOK + 1, 40, 1, 2]) == (2 * LOOK, [0] * 4)
+    assert after([40] * 4, tuple(range(CONFIG.vocab))) == (LOOK, [0] * 4)
+    assert after([0] * 4) == (0, [0] * 4)
 
 
 def test_it_ends_when_all_rows_have_ended():
-    """Neither another chunk nor another token is drawn."""
-    all_tokens = tuple(range(CONFIG.vocab))
-    seen = list(stream(CONFIG, weights_of("plain"), PROMPTS, FREE, ends=all_tokens))
+    every = tuple(range(CONFIG.vocab))
+    seen = list(stream(CONFIG, weights_of("plain"), PROMPTS, FREE, ends=every))
     assert len(seen) == 1 and all(c.tokens == [] and c.reason == "end" and len(c.log_probs) == 1 for c in seen[0])
-    keys, lengths = jax.random.split(jax.random.key(0), 4), np.array([3, 0, 16, 0], np.int32)
-    state = _prefill(CONFIG, weights_of("plain"), np.ones((4, 16), np.int32), lengths, keys, 48, 32)
-    assert state.done.tolist() == [False, True, False, True], "an empty row is done from the start"
-    sampling = dataclasses.replace(FREE, max_new=1, seed=0)
-    after = _decode(CONFIG, weights_of("plain"), state, sampling, all_tokens, 9)
-    assert int(after.count) == 1 and after.done.all()
-    assert not after.tokens[1].any() and not after.log_probs[1].any()
 
 
 def test_nothing_to_complete():

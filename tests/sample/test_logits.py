@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distribution that tokens are drawn from, against the same in plain NumPy; and that draws follow it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxpost.faults import Fault
-from jaxpost.sample.logits import Sampling, distribution, draw
+from jaxpost.sample.logits import Sampling, distribution, draw, gumbels, scores
 
 
 def log_softmax(x):
@@ -123,39 +125,70 @@ def test_what_cannot_be_is_refused(wrong):
 COUNT = 20_000
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def many(keys, logits, count):
+    """So many draws from each row, each from the next number of the row's key."""
+    noise = gumbels(keys, jnp.zeros(len(logits), jnp.int32), count, logits.shape[-1])
+    return jax.vmap(draw, (0, None))(noise, logits)
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """Many draws from three rows of a tiny vocabulary, one of which has only one token left."""
     log_probs = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.2] * 5]))
-    keys = jax.random.split(jax.random.key(0), (COUNT, 3))
-    tokens, scores = jax.jit(jax.vmap(draw, (0, None)))(keys, log_probs)
-    return np.asarray(log_probs), np.asarray(tokens), np.asarray(scores)
+    shift = jnp.array([[0.0], [1.0], [-40.0]])
+    tokens, found = many(jax.random.split(jax.random.key(0), 3), log_probs + shift, COUNT)
+    return np.asarray(log_probs), np.asarray(tokens), np.asarray(found)
 
 
 def test_draws_have_the_stated_log_probabilities(drawn):
-    log_probs, tokens, scores = drawn
-    np.testing.assert_array_equal(scores, log_probs[np.arange(3), tokens])
-    assert np.isfinite(scores).all(), "nothing is drawn that cannot be"
+    """However the scores are shifted."""
+    log_probs, tokens, found = drawn
+    np.testing.assert_allclose(found, log_probs[np.arange(3), tokens], atol=1e-5)
+    assert np.isfinite(found).all(), "nothing is drawn that cannot be"
+
+
+def chi_square(tokens, log_probs):
+    """How far off the draws are, in standard deviations of what it would be by chance. Rare tokens count together."""
+    wanted = COUNT * np.exp(log_probs.astype(np.float64))
+    found = np.bincount(tokens, minlength=len(wanted))
+    assert not found[wanted == 0].any()
+    often = wanted >= 5
+    wanted = np.append(wanted[often], wanted[~often].sum())
+    found = np.append(found[often], found[~often].sum())
+    used = wanted > 1
+    statistic = ((found - wanted)[used] ** 2 / wanted[used]).sum()
+    return (statistic - (used.sum() - 1)) / np.sqrt(2 * max(used.sum() - 1, 1))
 
 
 def test_draws_are_as_frequent_as_they_are_likely(drawn):
     log_probs, tokens, _ = drawn
-    for row, freedom in ((0, 3), (2, 4)):
-        wanted = COUNT * np.exp(log_probs[row])
-        found = np.bincount(tokens[:, row], minlength=5)
-        possible = wanted > 0
-        statistic = ((found - wanted)[possible] ** 2 / wanted[possible]).sum()
-        assert statistic < {3: 21.1, 4: 23.5}[freedom], "beyond the chi-square distribution's 99.99 %"
-        assert not found[~possible].any()
+    assert max(chi_square(tokens[:, row], log_probs[row]) for row in (0, 2)) < 5
     assert (tokens[:, 1] == 2).all()
 
 
-def test_rows_draw_by_their_own_keys(drawn):
-    """Not the same luck in every row, and the same luck for the same key."""
+@pytest.mark.parametrize("vocab", [1, 1000])
+def test_draws_of_larger_vocabularies_are_too(vocab):
+    """Whether or not the blocks that a token is drawn from fill up; peaked, flat, and with a nucleus cut out."""
+    logits = jnp.array([[3.0], [0.3], [2.0]]) * jax.random.normal(jax.random.key(vocab), (3, vocab))
+    cut = scores(logits, Sampling(temperature=1.0, top_p=0.8))
+    rows = jnp.concatenate([logits[:2], cut[2:]])
+    tokens, found = (np.asarray(x) for x in many(jax.random.split(jax.random.key(5), 3), rows, COUNT))
+    for row in range(3):
+        exact = log_softmax(np.asarray(rows[row]))
+        np.testing.assert_allclose(found[:, row], exact[tokens[:, row]], atol=1e-4)
+        assert abs(chi_square(tokens[:, row], exact)) < 5
+
+
+def test_rows_draw_by_their_own_keys_and_numbers(drawn):
+    """Not the same luck in every row or for every token, and the same for the same key and number."""
     uniform = jnp.log(jnp.full((2, 50), 0.02))
     one, other = jax.random.key(1), jax.random.key(2)
-    first, _ = draw(jnp.stack([one, other]), uniform)
-    second, _ = draw(jnp.stack([other, one]), uniform)
-    assert first.tolist() == second.tolist()[::-1] and first[0] != first[1]
+    first, second = (many(jnp.stack(keys), uniform, 3)[0] for keys in ([one, other], [other, one]))
+    assert first.tolist() == second[:, ::-1].tolist() and (first[:, 0] != first[:, 1]).any()
+    later = gumbels(jnp.stack([one, other]), jnp.array([7, 2], jnp.int32), 2, 50)
+    whole = gumbels(jnp.stack([one, other]), jnp.array([0, 0], jnp.int32), 9, 50)
+    np.testing.assert_array_equal(later, jnp.stack([whole[7:9, 0], whole[2:4, 1]], axis=1))
+    assert np.unique(whole[:, :, 0]).size == 18, "every token has luck of its own"
     _, tokens, _ = drawn
     assert abs(np.corrcoef(tokens[:, 0], tokens[:, 2])[0, 1]) < 0.03

@@ -6,16 +6,18 @@ i + 2B, ... and packs them by itself. A process builds the rows of its lanes onl
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
+from jaxpost.data.batches.counts import Counts as Counts
 from jaxpost.data.batches.order import Order
-from jaxpost.data.batches.packing import Blocks, Group, Overlong, Packer, lay, shift
+from jaxpost.data.batches.packing import Blocks, Group, Overlong, Packer, Why, lay, shift
 from jaxpost.data.chat.template import Template
 from jaxpost.data.rows.views import place_of, row_of
+from jaxpost.data.rows.votes import Votes
 from jaxpost.data.text import Part, parts_of, place
 from jaxpost.data.tokenizers import Tokenizer, Tokens, TrainOn, check_ids, reserve, tokenise, tokenise_batch
 from jaxpost.faults import Fault, nearest
@@ -41,8 +43,19 @@ class BatchSource(Protocol):
     def restore(self, saved: dict[str, Any]) -> None: ...
 
 
-Said = tuple[tuple[tuple[Part, ...], ...], tuple[float, ...]]
-"""The examples of a row, as text, and a number that belongs to each, if any does."""
+class Said(NamedTuple):
+    """The examples of a row, as text, and what else its group will hold. Such as are `whole` are read to their last
+    token, which is otherwise only said."""
+
+    examples: tuple[tuple[Part, ...], ...]
+    values: tuple[float, ...] = ()
+    why: Why | None = None
+    votes: Votes = Votes()
+    whole: bool = False
+
+    def group(self, members: Iterable[Tokens]) -> Group:
+        read = (Tokens(np.append(m.ids, 0), np.append(m.trained, False)) if self.whole else m for m in members)
+        return Group(tuple(read), self.values, self.why, self.votes[:2])
 
 
 class Unit(Protocol):
@@ -64,7 +77,7 @@ class Single:
     """A row is one example, cut from the right: left out if that would cut into its reserved places."""
 
     def said(self, row: Any, columns: Mapping[str, str] | None, template: Template | None) -> Said:
-        return (parts_of(row, columns, template),), ()
+        return Said((parts_of(row, columns, template),))
 
     def fit(self, group: Group, room: int, bos: int | None) -> Group | None:
         ids, trained = (field[: room + 1] for field in group.members[0])
@@ -85,42 +98,13 @@ def read(
         taken = (Group((reserve(tokenizer, row, "a row"),)) if isinstance(row, Tokens) else row for row in rows)
         return [row if isinstance(row, Group) else next(told) for row in taken]
     told = [unit.said(row, columns, tokenizer.template) for row in rows]
-    if len(rows) == 1 and len(told[0][0]) == 1:
-        return [Group((tokenise(tokenizer, told[0][0][0], train_on, place(rows[0])),))]
-    where = [place(row) for row, (examples, _) in zip(rows, told, strict=True) for _ in examples]
-    every = [parts for examples, _ in told for parts in examples]
+    if len(rows) == 1 and len(told[0].examples) == 1:
+        tokens = tokenise(tokenizer, told[0].examples[0], train_on, place(rows[0]))
+        return [told[0].group([tokens])]
+    where = [place(row) for row, said in zip(rows, told, strict=True) for _ in said.examples]
+    every = [parts for said in told for parts in said.examples]
     tokens = iter(tokenise_batch(tokenizer, every, train_on, where))
-    return [Group(tuple(next(tokens) for _ in examples), values) for examples, values in told]
-
-
-@dataclass
-class Counts:
-    """What became of the examples.
-
-    `examples` were read, of which `truncated` were cut and `overlong` and `untrained` ones left out (some of the rest
-    may still wait to be packed); `rows` of `positions` places were made of them, holding `tokens`, `trained` of them.
-    """
-
-    examples: int = 0
-    tokens: int = 0
-    trained: int = 0
-    rows: int = 0
-    positions: int = 0
-    truncated: int = 0
-    overlong: int = 0
-    untrained: int = 0
-
-    @property
-    def dropped(self) -> int:
-        """Examples left out: too long, or with no trained token left once they were truncated."""
-        return self.overlong + self.untrained
-
-    @property
-    def fill(self) -> float:
-        return self.tokens / max(1, self.positions)
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(**{name: mine + getattr(other, name) for name, mine in vars(self).items()})
+    return [said.group([next(tokens) for _ in said.examples]) for said in told]
 
 
 class Lane:
@@ -151,6 +135,10 @@ class Lane:
         loader, counts, n = self._loader, self.counts, self._number + k * self._loader.batch
         group: Group | None = loader.example(n)
         counts.examples += 1
+        if group.why is not None:
+            setattr(counts, group.why, getattr(counts, group.why) + 1)
+            return self._left_out()
+        counts.asked, counts.agreeing = counts.asked + group.votes[0], counts.agreeing + group.votes[1]
         if loader.packing == "blocks" or group.size <= loader.seq_len:
             return group
         if loader.overlong == "error":
@@ -335,6 +323,7 @@ class Loader:
         return (
             f"{counts.overlong} were longer than seq_len {self.seq_len}, {counts.untrained} had no trained token "
             f"left when cut to it; raise seq_len, or check that prompts are shorter than that"
+            + (f" ({counts.uses})" if counts.useless else "")
         )
 
     def save(self) -> dict[str, Any]:

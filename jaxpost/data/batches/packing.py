@@ -19,13 +19,21 @@ Row = dict[str, np.ndarray]
 MOST = 64
 """Examples in a row at most: attention kernels that serve packed rows need a bound."""
 Overlong = Literal["truncate", "drop", "error"]
+Why = Literal["equal", "empty", "tied"]
+"""Answers that are the same, an answer that says nothing, or none that is better than another."""
 
 
 class Group(NamedTuple):
-    """Examples that share a row or are left out together, and a number that belongs to each (a score), if any does."""
+    """Examples that share a row or are left out together, and numbers whose meaning is their unit's (a margin, scores).
+
+    Without members it is a row that teaches nothing, and `why` says so. `votes`: how many people were asked what it
+    says, and how many of them said so.
+    """
 
     members: tuple[Tokens, ...]
     values: tuple[float, ...] = ()
+    why: Why | None = None
+    votes: tuple[int, int] = (0, 0)
 
     @property
     def size(self) -> int:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from jaxpost.data import text
 from jaxpost.data.batches.loader import Unit, read
-from jaxpost.data.batches.packing import Group
+from jaxpost.data.batches.packing import Group, Why
 from jaxpost.data.rows.views import place_of
 from jaxpost.data.sources.stored import folder as folder
 from jaxpost.data.sources.stored import keeping
@@ -92,8 +92,9 @@ class Tokenised(Sequence[Group]):
         try:
             kind = np.dtype(json.loads((directory / "about.json").read_text())["ids"])
             self._ends = _loaded(directory / "ends.npy")
-            self._firsts = _loaded(directory / "firsts.npy")
-            self._values = _loaded(directory / "values.npy")
+            self._firsts, self._starts = _loaded(directory / "firsts.npy"), _loaded(directory / "starts.npy")
+            self._values, self._votes = _loaded(directory / "values.npy"), _loaded(directory / "votes.npy")
+            self._whys = _loaded(directory / "whys.npy")
             self._ids = _mapped(directory / "ids.bin", kind)
             self._trained = _mapped(directory / "trained.bin", np.dtype(np.uint8))
             whole = len(self._firsts) == len(rows) + 1 and len(self._ids) == len(self._trained) == self._ends[-1]
@@ -113,8 +114,10 @@ class Tokenised(Sequence[Group]):
             Tokens(self._ids[a:b].astype(np.int32), self._trained[a:b].astype(bool))
             for a, b in zip(ends, ends[1:], strict=False)
         )
-        values = self._values[first:last]
-        return Group(members, () if np.isnan(values).any() else tuple(values.tolist()))
+        values = self._values[self._starts[index] : self._starts[index + 1]]
+        why = (None, *get_args(Why))[self._whys[index]]
+        asked, agreeing = self._votes[index].tolist()
+        return Group(members, tuple(values.tolist()), why, (asked, agreeing))
 
     def place_of(self, index: int, epoch: int = 0) -> str:
         return place_of(self.rows, epoch, index)
@@ -162,7 +165,8 @@ def _read(rows: Sequence[Any], tokenizer: Tokenizer, unit: Unit, columns: Any, t
 def _write(directory: Path, groups: Iterable[Group], tokenizer: Tokenizer) -> None:
     small = tokenizer.vocab_size <= 2**16 and not tokenizer.virtual.count  # reserved places are below zero
     kind = np.dtype(np.uint16 if small else np.int32)
-    ends, firsts, values = array("q", [0]), array("q", [0]), array("d")
+    ends, firsts, starts, values = array("q", [0]), array("q", [0]), array("q", [0]), array("d")
+    whys, votes = array("b"), array("i")
     with (directory / "ids.bin").open("wb") as ids, (directory / "trained.bin").open("wb") as trained:
         for group in groups:
             for tokens in group.members:
@@ -170,9 +174,15 @@ def _write(directory: Path, groups: Iterable[Group], tokenizer: Tokenizer) -> No
                 trained.write(tokens.trained.tobytes())
                 ends.append(ends[-1] + len(tokens.ids))
             firsts.append(firsts[-1] + len(group.members))
-            values.extend(group.values or [np.nan] * len(group.members))
-    for name, numbers in (("ends", ends), ("firsts", firsts), ("values", values)):
-        np.save(directory / f"{name}.npy", np.frombuffer(numbers, np.float64 if name == "values" else np.int64))
+            values.extend(group.values)
+            starts.append(len(values))
+            whys.append((None, *get_args(Why)).index(group.why))
+            votes.extend(group.votes)
+    for name, numbers in (("ends", ends), ("firsts", firsts), ("starts", starts)):
+        np.save(directory / f"{name}.npy", np.frombuffer(numbers, np.int64))
+    np.save(directory / "values.npy", np.array(values, np.float64))  # there may be none, of which no buffer is made
+    np.save(directory / "whys.npy", np.array(whys, np.int8))
+    np.save(directory / "votes.npy", np.array(votes, np.int32).reshape(-1, 2))
     (directory / "about.json").write_text(json.dumps({"ids": kind.name, "examples": len(ends) - 1}))
 
 

@@ -73,14 +73,14 @@ class Fields:
     def number(self, name: str) -> float:
         return _number(self.need(name), self.place(name))
 
-    def numbers(self, name: str, count: int) -> list[float]:
-        """As many numbers as there are answers."""
+    def numbers(self, name: str, count: int) -> list[float | None]:
+        """As many numbers as there are answers, null among them."""
         values = self.structure(name)
         if values is None:
-            raise Fault(f"{self.where}: the answers need 'scores', or 'ranks' of which 1 is the best")
+            raise Fault(f"{self.where}: the answers need 'scores', 'ranks' of which 1 is the best, or 'votes'")
         if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
             raise Fault(f"{self.place(name)} must be a list of {count} numbers, one an answer, not {kind_of(values)}")
-        return [_number(value, f"{self.place(name)}[{i}]") for i, value in enumerate(values)]
+        return [None if value is None else _number(value, f"{self.place(name)}[{i}]") for i, value in enumerate(values)]
 
     def truth(self, name: str) -> bool:
         value = self.need(name)

@@ -15,6 +15,7 @@ from typing import Any
 from jaxpost.data.rows.fields import Fields, kind_of, renamed
 from jaxpost.data.rows.messages import Message, from_sharegpt, messages, one_or_more, split_answer, tools_of
 from jaxpost.data.rows.preferences import implicit_prompt, without_prompt
+from jaxpost.data.rows.votes import Votes, agreement, counted
 from jaxpost.faults import Fault, nearest
 
 Said = str | tuple[Message, ...]
@@ -41,30 +42,39 @@ class Completion:
 
 @dataclass(frozen=True)
 class Preference:
-    """Two answers to one prompt. `margin`: by how much the chosen one is better, where the row says so."""
+    """Two answers to one prompt. `margin`: by how much the chosen one is better, where the row says so. `tied`: those
+    who were asked could not decide."""
 
     prompt: Said
     chosen: Said
     rejected: Said
     margin: float | None = None
+    weight: float = 1.0
+    votes: Votes = Votes()
+    tied: bool = False
 
 
 @dataclass(frozen=True)
 class Unpaired:
-    """One answer, and whether it is a good one."""
+    """One answer, and whether it is a good one. `mismatched` is an answer to something else."""
 
     prompt: Said
     completion: Said
     label: bool
+    weight: float = 1.0
+    mismatched: Said | None = None
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Several answers to one prompt, a higher score being better."""
+    """Several answers to one prompt, a higher score being better. Where people voted, an answer's score is the number
+    of its votes. Answers without a score are left out, so there may be one, or none."""
 
     prompt: Said
     completions: tuple[Said, ...]
     scores: tuple[float, ...]
+    weight: float = 1.0
+    votes: Votes = Votes()
 
 
 @dataclass(frozen=True)
@@ -109,11 +119,14 @@ def normalise(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) 
     - `text`; `messages` (role, content; maybe with `tools`); `prompt` and `completion`; `prompt` alone
     - `instruction`, `input`, `output`, `system`, `history` (alpaca): messages of which the output is the completion
     - `conversations` of `from` and `value` (sharegpt): messages, human and gpt being user and assistant
-    - `chosen` and `rejected`, with `prompt` or what they have in common as prompt, and maybe a `margin`
+    - `chosen` and `rejected`, with `prompt` or what they have in common as prompt, and maybe a `margin`; where several
+      people were asked, their `votes`, each "chosen", "rejected" or null
     - a completion or a dialogue with `label` (or `kto_tag`), true or false
-    - `prompt`, `completions` and their `scores`, or `ranks` of which 1 is the best
+    - `prompt`, `completions` and their `scores`, or `ranks` of which 1 is the best (null: that answer is left out), or
+      `votes`, each the number of the best answer, counted from 0, or null
     - `tokens` and their `labels`; a `question`, a `context` and the `answer` in it
 
+    What is compared or judged may have a `weight`: what it counts beside others, 1 if it is not said.
     `columns` maps a file's names to these, as in `{"question": "prompt", "answer": "completion"}`; a name with dots
     reaches into objects (`"translation.en"`). An empty (null) field counts as absent.
     """
@@ -249,7 +262,15 @@ def _preference(fields: Fields) -> Preference:
     else:
         prompt, chosen, rejected = without_prompt(prompt, chosen, rejected)
         prompt, chosen, rejected = alike(prompt, chosen, rejected)
-    return Preference(prompt, chosen, rejected, fields.number("margin") if "margin" in fields.present else None)
+    margin = fields.number("margin") if "margin" in fields.present else None
+    if "votes" not in fields.present:
+        return Preference(prompt, chosen, rejected, margin, _weight(fields))
+    votes = fields.structure("votes")
+    first, second = counts = counted(votes, ("chosen", "rejected"), fields.place("votes"))
+    if second > first:
+        chosen, rejected = rejected, chosen
+    asked = agreement(counts, len(votes))
+    return Preference(prompt, chosen, rejected, margin, _weight(fields), asked, tied=first == second)
 
 
 def _given_prompt(fields: Fields) -> Said | None:
@@ -264,22 +285,39 @@ def _given_prompt(fields: Fields) -> Said | None:
 def _unpaired(fields: Fields) -> Unpaired:
     label = fields.truth("label" if "label" in fields.present else "kto_tag")
     if "messages" in fields.present or "conversations" in fields.present:
-        return Unpaired(*split_answer(_dialogue(fields).messages, fields.where), label)
+        return Unpaired(*split_answer(_dialogue(fields).messages, fields.where), label, _weight(fields))
     whole = _completion(fields) if "completion" in fields.present else _alpaca(fields)
-    return Unpaired(whole.prompt, whole.completion, label)
+    if "mismatched" not in fields.present:
+        return Unpaired(whole.prompt, whole.completion, label, _weight(fields))
+    prompt, completion, other = alike(whole.prompt, whole.completion, _said(fields, "mismatched"))
+    return Unpaired(prompt, completion, label, _weight(fields), other)
 
 
 def _ranking(fields: Fields) -> Ranking:
     given = fields.structure("completions")
-    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) < 2:
-        raise Fault(f"{fields.place('completions')} must be a list of answers, two at least, not {kind_of(given)}")
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise Fault(f"{fields.place('completions')} must be a list of answers, one at least, not {kind_of(given)}")
     if len({isinstance(one, str) for one in given}) > 1:
         raise Fault(f"{fields.place('completions')} holds strings and messages; make all of them the same")
     answers = tuple(_spoken(one, f"{fields.place('completions')}[{i}]") for i, one in enumerate(given))
+    prompt, *answers = alike(_prompt(fields), *answers)
+    if "votes" in fields.present and not {"scores", "ranks"} & set(fields.present):
+        votes = fields.structure("votes")
+        counts = counted(votes, tuple(map(str, range(len(answers)))), fields.place("votes"))
+        asked = agreement(counts, len(votes))
+        return Ranking(prompt, tuple(answers), tuple(map(float, counts)), _weight(fields), asked)
     sign, name = (1, "scores") if "scores" in fields.present else (-1, "ranks")
     scores = fields.numbers(name, len(answers))
-    prompt, *answers = alike(_prompt(fields), *answers)
-    return Ranking(prompt, tuple(answers), tuple(sign * score for score in scores))
+    kept = [(answer, sign * score) for answer, score in zip(answers, scores, strict=True) if score is not None]
+    return Ranking(prompt, tuple(a for a, _ in kept), tuple(score for _, score in kept), _weight(fields))
+
+
+def _weight(fields: Fields) -> float:
+    if "weight" not in fields.present:
+        return 1.0
+    if (weight := fields.number("weight")) < 0:
+        raise Fault(f"{fields.place('weight')} is {weight:g}; what a row counts beside others is 0 or more")
+    return weight
 
 
 def _only_prompt(fields: Fields) -> Prompt:

@@ -7,7 +7,7 @@ from typing import Any
 from flax import struct
 
 from jaxpost.arrays import Array, Float
-from jaxpost.kernels.attention import cudnn, reference
+from jaxpost.kernels.attention import cudnn, over_cache, reference
 from jaxpost.kernels.dispatch import dispatch
 
 
@@ -30,7 +30,7 @@ class Rows:
 
 @struct.dataclass
 class Cached:
-    """Keys and values of earlier tokens `[b, t, k, h]`, with their segments and positions `[b, t]`."""
+    """Keys and values of earlier tokens `[b, k, t, h]`, with their segments and positions `[b, t]`."""
 
     k: Any
     v: Any
@@ -38,7 +38,11 @@ class Cached:
     positions: Any
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"cudnn": cudnn.attention, "reference": reference.attention}
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "cudnn": cudnn.attention,
+    "over_cache": over_cache.attention,
+    "reference": reference.attention,
+}
 
 
 def attention(

@@ -68,7 +68,7 @@ def test_a_word_has_its_class_at_its_last_token(request, kind, virtual, words, s
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
     ranges = [(int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)]
     said = Labelled("", " ".join(words), tuple(r for r, c in zip(ranges, chosen, strict=True) if c), (2,) * sum(chosen))
-    (tokens,), values = marked(tokenizer, said, "token", "here")
+    (tokens,), values, *_ = marked(tokenizer, said, "token", "here")
     assert values == (2.0,) * sum(chosen)
     for mark, (_, end) in zip(np.flatnonzero(tokens.trained), said.ranges, strict=True):
         assert tokenizer.decode(tokens.ids[virtual : mark + 1]) == said.text[:end]
@@ -80,7 +80,7 @@ def test_a_span_is_marked_at_both_ends(request, kind, answer):
     tokenizer = request.getfixturevalue(kind)
     start = STORY.index(answer)
     said = Labelled("Who?\n", STORY, ((start, start + len(answer)),), (0,))
-    (tokens,), values = marked(tokenizer, said, "span", "here")
+    (tokens,), values, *_ = marked(tokenizer, said, "span", "here")
     ends = np.flatnonzero(tokens.trained)
     assert tokenizer.decode(tokens.ids[ends[0] : ends[-1] + 1]).strip() == answer
     assert values == ((1.0, 2.0) if len(ends) == 2 else (3.0,))

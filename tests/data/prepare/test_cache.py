@@ -28,6 +28,9 @@ from jaxpost.faults import Fault
 
 ROWS = [{"prompt": f"What is {i} + {i}?", "completion": "one " * (i % 7) + str(2 * i)} for i in range(23)]
 PAIRS = [
+    {"prompt": "a\n", "chosen": "b", "rejected": "b"},
+    {"prompt": "a\n", "chosen": "b", "rejected": "c", "votes": [0, 0, 1]},
+] + [
     {"prompt": f"What is {i}?\n", "chosen": "the dog " * (i % 5) + "cat", "rejected": "mat"}
     | ({"margin": i / 8} if i % 3 else {})
     for i in range(9)
@@ -56,7 +59,7 @@ def test_what_is_read_back_is_what_was_read(tokenizer, tmp_path, monkeypatch, un
     assert len(found) == len(rows)
     for i in (*range(len(rows)), -1):
         group, wanted = found[i], read([rows[i]], unit, tokenizer, None, "completion")[0]
-        assert group.values == wanted.values and len(group.members) == len(wanted.members)
+        assert group[1:] == wanted[1:] and len(group.members) == len(wanted.members)
         for one, other in zip(group.members, wanted.members, strict=True):
             assert one.ids.dtype == np.int32 and one.trained.dtype == bool
             assert np.array_equal(one.ids, other.ids) and np.array_equal(one.trained, other.trained)

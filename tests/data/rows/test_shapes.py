@@ -215,10 +215,21 @@ def test_an_implicit_prompt_and_the_answers_are_what_was_given(shared, one, othe
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "big"}, "'margin' must be a finite number"),
         ({"prompt": "a", "completion": "b", "label": "sport"}, r"'label' must be true or false.*map it to another"),
         ({"messages": [HI], "label": True}, "must end with the assistant's answer to somebody"),
-        ({"prompt": "a", "completions": ["b"]}, "must be a list of answers, two at least"),
-        ({"prompt": "a", "completions": ["b", "c"]}, "need 'scores', or 'ranks'"),
+        ({"prompt": "a", "completions": []}, "must be a list of answers, one at least"),
+        ({"prompt": "a", "completions": ["b", "c"]}, "need 'scores', 'ranks'"),
         ({"prompt": "a", "completions": ["b", "c"], "scores": [1]}, "a list of 2 numbers"),
         ({"prompt": "a", "completions": ["b", [HO]], "ranks": [1, 2]}, "holds strings and messages"),
+        (
+            {"prompt": "a", "completions": ["b", "c"], "scores": [1, float("nan")]},
+            "'scores'.1. must be a finite number",
+        ),
+        ({"prompt": "a", "completions": ["b", "c"], "votes": [2]}, r"'votes'.0. must be a number from 0 to 1, or null"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "votes": ["b"]},
+            "must be 'chosen', 'rejected', a number from 0",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "votes": 3}, "a list with a vote of each person, not int"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "weight": -1}, "'weight' is -1; what a row counts"),
     ],
 )
 def test_a_bad_row_names_its_file_line_and_field(row, said):
@@ -256,3 +267,21 @@ def test_a_question_is_not_taken_for_a_slip_of_conversations():
     with pytest.raises(Fault) as refused:
         normalise({"question": "a", "answer": "b"})
     assert "did you mean" not in str(refused.value)
+
+
+def test_votes_decide_what_is_chosen():
+    row = {"prompt": "a", "chosen": "b", "rejected": "c", "votes": ["rejected", "1", 0, None]}
+    found = normalise(row)
+    assert isinstance(found, Preference)
+    assert (found.chosen, found.rejected, found.votes, found.tied) == ("c", "b", (4, 2, 3), False)
+    for votes in ([0, 1], ["tie"]):
+        found = normalise(row | {"votes": votes})
+        assert isinstance(found, Preference) and found.tied
+    found = normalise({"prompt": "a", "completions": ["b", "c", "d"], "votes": [2, 0, 2, "tie"], "weight": 3})
+    assert isinstance(found, Ranking)
+    assert (found.scores, found.votes, found.weight) == ((1.0, 0.0, 2.0), (4, 2, 3), 3.0)
+
+
+def test_answers_that_were_thrown_out_of_a_ranking_are_not_in_it():
+    found = normalise({"prompt": "a", "completions": ["b", "c", "d"], "ranks": [1, None, 2]})
+    assert found == Ranking("a", ("b", "d"), (-1.0, -2.0))

@@ -38,7 +38,7 @@ def test_lengths_and_offsets(rows, most):
 def call(impl=None, dtype=jnp.bfloat16, size=8, most=1, cached=False, cap=None):
     q, kv = jnp.ones((1, 2, 2, size), dtype), jnp.ones((1, 2, 1, size), dtype)
     rows = Rows(jnp.ones((1, 2), jnp.int32), jnp.arange(2)[None], most)
-    past = Cached(kv, kv, rows.segments, rows.positions) if cached else None
+    past = Cached(jnp.swapaxes(kv, 1, 2), jnp.swapaxes(kv, 1, 2), rows.segments, rows.positions) if cached else None
     return attention(q, kv, kv, rows, past, cap=cap, impl=impl)
 
 
@@ -67,6 +67,6 @@ def test_it_needs_a_gpu():
 
 
 def test_the_reference_is_the_last_resort_and_names_are_checked():
-    assert list(IMPLEMENTATIONS) == ["cudnn", "reference"]
-    with pytest.raises(Fault, match="attention: no implementation 'flash'; known: cudnn, reference"):
+    assert list(IMPLEMENTATIONS) == ["cudnn", "over_cache", "reference"]
+    with pytest.raises(Fault, match="attention: no implementation 'flash'; known: cudnn, over_cache, reference"):
         call("flash")
