@@ -26,9 +26,9 @@ from jaxpost.recipes import grpo, ppo
 from jaxpost.recipes.assembly import assemble
 from jaxpost.recipes.drawn import drawn
 from jaxpost.recipes.feed import place
-from jaxpost.recipes.prompts import Request
-from jaxpost.recipes.rollouts import Rollout, Rollouts
-from jaxpost.recipes.scoring import Function, Scoring
+from jaxpost.recipes.rollouts.prompts import Request
+from jaxpost.recipes.rollouts.rollout import Rollout, Rollouts
+from jaxpost.recipes.rollouts.scoring import Function, Scoring
 from jaxpost.shard import MeshShape, make_mesh
 
 

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from jaxpost.recipes import answering, feedback, learning, revising, sft
-from jaxpost.recipes.answering import Answering, BuiltIn, Prompts
-from jaxpost.recipes.asking import Written, speaker
+from jaxpost.recipes import sft
 from jaxpost.recipes.base import Model, Pretrained
-from jaxpost.recipes.judging import Judging, Keep
-from jaxpost.recipes.learning import Also, ByDpo, ByGrpo, ByPpo, ByTuning, Learning
-from jaxpost.recipes.revising import Revising
-from jaxpost.recipes.scoring import Function
-from jaxpost.recipes.stages import Facts, Row, Stage, follow, write_rows
+from jaxpost.recipes.feedback import answering, giving, learning, revising
+from jaxpost.recipes.feedback.answering import Answering, BuiltIn, Prompts
+from jaxpost.recipes.feedback.asking import Written, speaker
+from jaxpost.recipes.feedback.judging import Judging, Keep
+from jaxpost.recipes.feedback.learning import Also, ByDpo, ByGrpo, ByPpo, ByTuning, Learning
+from jaxpost.recipes.feedback.revising import Revising
+from jaxpost.recipes.feedback.stages import Facts, Row, Stage, follow, write_rows
+from jaxpost.recipes.rollouts.scoring import Function
 
 __all__ = ["Also", "Answering", "BuiltIn", "ByDpo", "ByGrpo", "ByPpo", "ByTuning", "Config", "Function", "Judging"]
 __all__ += ["Pretrained", "Prompts", "Revising"]
@@ -63,7 +64,7 @@ def stages(config: Config, directory: Path) -> list[Stage]:
     """All stages of a run. Each learns from what the ones before it have written."""
     sets = {RED_TEAM: config.prompts} | ({HELPFUL: config.helpful} if config.helpful else {})
     revisions, answers, pairs = (directory / name for name in ("revisions", "answers", "pairs"))
-    told = feedback.after(config, directory)
+    told = giving.after(config, directory)
 
     def revise(folder: Path) -> Facts:
         return revised(config, directory, folder)
@@ -77,11 +78,11 @@ def stages(config: Config, directory: Path) -> list[Stage]:
 
     policy = learning.over(config.model, directory / "sft")
     return [
-        feedback.drawn(config, sets),
+        giving.drawn(config, sets),
         Stage(revisions.name, revise),
         Stage("sft", tune),
-        feedback.answered(config, policy, answers.name, lambda: feedback.prompts_of(directory, RED_TEAM)),
-        feedback.compared(config, policy, pairs.name, answers),
+        giving.answered(config, policy, answers.name, lambda: giving.prompts_of(directory, RED_TEAM)),
+        giving.compared(config, policy, pairs.name, answers),
         *learning.stages(config.learning, policy, directory, pairs, "", config.also, told),
     ]
 
@@ -95,7 +96,7 @@ def revised(config: Config, directory: Path, folder: Path) -> Facts:
     by, editor = speaker(config.model, config.answering.rows), revising.editor(config.revising)
 
     def given(name: str) -> list[Row]:
-        rows, overlong = feedback.prompts_of(directory, name), config.answering.overlong
+        rows, overlong = giving.prompts_of(directory, name), config.answering.overlong
         return answering.readable(by, rows, overlong, config.revising.sampling)
 
     rows = revising.revised(editor, by, given(RED_TEAM), folder)
@@ -111,15 +112,15 @@ def revised(config: Config, directory: Path, folder: Path) -> Facts:
     def told(texts: list[str]) -> Facts:
         count = by.tokenizer.encode
         written = [Written(text, "end", len(count(text)) + 1) for text in texts]
-        return feedback.scored(by, config.measures, rows, written)
+        return giving.scored(by, config.measures, rows, written)
 
     return {"rows": counts, **{name: told(texts) for name, texts in said.items()}, "prompts cut": by.cut}
 
 
 def main(config: Config, directory: Path) -> None:
     """Goes through the stages, from where an earlier start came to, and tells what each of them did."""
-    feedback.check(config)
+    giving.check(config)
     revising.editor(config.revising)
     learning.check(learning.ByTuning(config.tuning))
-    made = stages(feedback.seeded(config), directory)
-    follow(config, directory, made, lambda: feedback.samples(directory, directory / made[-1].name))
+    made = stages(giving.seeded(config), directory)
+    follow(config, directory, made, lambda: giving.samples(directory, directory / made[-1].name))

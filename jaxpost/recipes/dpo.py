@@ -18,14 +18,15 @@ from jaxpost.arrays import Array, Batch, Key, Metrics, Tree
 from jaxpost.data.batches.pairs import Handling, Pairs
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes import moving, references, run, trained
-from jaxpost.recipes.answers import Answers, abstract, answers, halved, token_count, weighted_means
+from jaxpost.recipes import run, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
-from jaxpost.recipes.moving import Moving
-from jaxpost.recipes.objectives import Compared, Cpo, Dpo, Orpo, PairObjective, Simpo
-from jaxpost.recipes.preferring import Preferring
+from jaxpost.recipes.preferences import moving, references
+from jaxpost.recipes.preferences.answers import Answers, abstract, answers, halved, token_count, weighted_means
+from jaxpost.recipes.preferences.moving import Moving
+from jaxpost.recipes.preferences.objectives import Compared, Cpo, Dpo, Orpo, PairObjective, Simpo
+from jaxpost.recipes.preferences.preferring import Preferring
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.run import Batches, Training
 from jaxpost.shard import make_mesh

@@ -18,15 +18,15 @@ from jaxpost.losses import masked_mean
 from jaxpost.losses.advantages import Scale
 from jaxpost.losses.policy import FAMILY
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes import advantages, policy, scoring
-from jaxpost.recipes.advantages import Advantage
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, World
 from jaxpost.recipes.review import Review
-from jaxpost.recipes.rollouts import Rollout
+from jaxpost.recipes.rollouts import advantages, policy, scoring
+from jaxpost.recipes.rollouts.advantages import Advantage
+from jaxpost.recipes.rollouts.rollout import Rollout
+from jaxpost.recipes.rollouts.scoring import Function, Reward, RewardModel, Unscored
 from jaxpost.recipes.run import Training
-from jaxpost.recipes.scoring import Function, Reward, RewardModel, Unscored
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.step import LossFn
 

@@ -19,16 +19,17 @@ from jaxpost.data.batches.pairs import Handling
 from jaxpost.data.batches.unpaired import Verdicts
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes import moving, references, run, trained
-from jaxpost.recipes.answers import abstract, answers, halved, token_count
+from jaxpost.recipes import run, trained
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
-from jaxpost.recipes.moving import Moving
-from jaxpost.recipes.preferring import Preferring
+from jaxpost.recipes.preferences import moving, references
+from jaxpost.recipes.preferences.answers import abstract, answers, halved, token_count
+from jaxpost.recipes.preferences.moving import Moving
+from jaxpost.recipes.preferences.preferring import Preferring
+from jaxpost.recipes.preferences.singles import Single
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.run import Batches, Training
-from jaxpost.recipes.singles import Single
 from jaxpost.shard import make_mesh
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.step import LossFn, make_step

@@ -16,41 +16,36 @@ import jax.numpy as jnp
 
 from jaxpost import delta, losses
 from jaxpost.arrays import Array, Batch, Key, Metrics, Tree
-from jaxpost.data.tokenizers import TrainOn
 from jaxpost.faults import Fault
 from jaxpost.losses import masked_mean
-from jaxpost.losses.kl import Estimator
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes import policy, scoring
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, World
 from jaxpost.recipes.review import Review
-from jaxpost.recipes.rollouts import Rollout
+from jaxpost.recipes.rollouts import policy, scoring, text
+from jaxpost.recipes.rollouts.penalty import Penalty
+from jaxpost.recipes.rollouts.rollout import Rollout
+from jaxpost.recipes.rollouts.scoring import Function, Reward, RewardModel, Unscored
+from jaxpost.recipes.rollouts.text import Pretraining
 from jaxpost.recipes.run import Training
-from jaxpost.recipes.scoring import Function, Reward, RewardModel, Unscored
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.step import LossFn
 
-__all__ = ["Config", "Files", "Fresh", "Function", "Mixed", "Objective", "Optimiser", "Penalty", "Pretrained", "Review"]
-__all__ += ["RewardModel", "Rollout", "Tasks", "Tfds", "Training", "World"]
+__all__ = [
+    "Config",
+    "Files",
+    "Fresh",
+    "Function",
+    "Mixed",
+    "Objective",
+    "Optimiser",
+    "Penalty",
+    "Pretrained",
+    "Pretraining",
+]
+__all__ += ["Review", "RewardModel", "Rollout", "Tasks", "Tfds", "Training", "World"]
 OBSERVED = ("log_probs", "values", "reference_log_probs")
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """What each token's distance from the reference costs: `coefficient` times an estimate of the KL in nats. With a
-    `target`, the KL of a whole answer that is to be held, the coefficient follows it over `horizon` answers."""
-
-    coefficient: float = 0.05
-    kind: Estimator = "k1"
-    target: float | None = None
-    horizon: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("target", self.target), ("horizon", self.horizon)):
-            if value is not None and not value > 0:
-                raise Fault(f"penalty.{name} is {value}; it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -74,17 +69,6 @@ class Objective:
     def __post_init__(self) -> None:
         if self.dual is not None and not self.dual > 1:
             raise Fault(f"objective.dual is {self.dual}; it must be above 1, or None for no second clip")
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """Text that is learned from beside the answers, so that what the model knew is not lost (PPO-ptx): as many rows of
-    `seq_len` tokens as the rollout has, whose mean loss a token counts `weight`."""
-
-    data: Tasks | Files | Tfds | Mixed | World = Tasks()
-    seq_len: int = 256
-    weight: float = 1.0
-    train_on: TrainOn = "completion"
 
 
 @dataclass(frozen=True)
@@ -167,7 +151,7 @@ def make_loss(model: Decoder, config: Config) -> LossFn:
         total = learns * (surrogate - objective.entropy * entropy) + objective.value_weight * value
         told = {}
         if config.pretraining is not None:
-            told["text_loss"] = policy.text_loss(model, tree, batch, config.train.remat)
+            told["text_loss"] = text.loss(model, tree, batch, config.train.remat)
             total += learns * config.pretraining.weight * told["text_loss"]
         return total, {
             **told,
@@ -186,16 +170,13 @@ def make_loss(model: Decoder, config: Config) -> LossFn:
 
 def finish(config: Config, extra: Tree, metrics: Metrics) -> dict[str, Array]:
     """The coefficient of the next step's penalty."""
-    coefficient, penalty = extra["coefficient"], config.penalty
-    if penalty.target is not None:
-        coefficient = losses.adaptive_coefficient(
-            coefficient, metrics["kl"], config.rollout.rows, target=penalty.target, horizon=penalty.horizon
-        )
-    return {"coefficient": coefficient, "step": extra["step"] + 1}
+    following = config.penalty.followed(extra["coefficient"], metrics["kl"], config.rollout.rows)
+    return {"coefficient": following, "step": extra["step"] + 1}
 
 
 def programs(config: Config, assembly: Assembly, judges: Mapping[str, Tree]) -> dict[str, Program]:
     """The jitted programs of a run, with abstract arguments to compile them for."""
+    policy.check_critic(assembly.trainable)
     learning = policy.Learning(
         make_loss(assembly.config, config), OBSERVED, partial(prepare, config), partial(finish, config)
     )
@@ -204,5 +185,4 @@ def programs(config: Config, assembly: Assembly, judges: Mapping[str, Tree]) -> 
 
 def main(config: Config, directory: Path) -> None:
     """Trains, from the last checkpoint if there is one, and shows what was learned."""
-    policy.check_critic(config.delta)
     policy.train(config, directory, partial(programs, config))

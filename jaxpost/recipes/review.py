@@ -32,7 +32,7 @@ from jaxpost.evals.rank import question, rank
 from jaxpost.evals.score import Scorer, token_stats
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes.corpus import Corpus, Tasks
-from jaxpost.recipes.prompts import request
+from jaxpost.recipes.rollouts.prompts import request
 from jaxpost.sample import Sampling, generate
 from jaxpost.train.metrics import write_json
 from jaxpost.train.progress import status

@@ -22,15 +22,15 @@ from jaxpost.data.batches.unpaired import Verdicts
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder, specs
 from jaxpost.recipes import run, trained
-from jaxpost.recipes.answers import abstract, scores, token_count
 from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_key, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
-from jaxpost.recipes.judgements import BradleyTerry, Judged, Judgement, Pointwise, Ranked, Ties, TwoClass
-from jaxpost.recipes.rated import Rated
+from jaxpost.recipes.preferences.answers import abstract, scores, token_count
+from jaxpost.recipes.preferences.judgements import BradleyTerry, Judged, Judgement, Pointwise, Ranked, Ties, TwoClass
+from jaxpost.recipes.preferences.rated import Rated
+from jaxpost.recipes.preferences.singles import Single
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.run import Batches, Training
-from jaxpost.recipes.singles import Single
 from jaxpost.shard import make_mesh
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.step import LossFn, make_step

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxpost.faults import Fault
-from jaxpost.recipes import feedback, learning
-from jaxpost.recipes.answering import Answering, BuiltIn, Prompts
 from jaxpost.recipes.base import Model, Pretrained
-from jaxpost.recipes.judging import Judging, Keep
-from jaxpost.recipes.learning import Also, ByDpo, ByGrpo, ByPpo, ByTuning, Learning
-from jaxpost.recipes.scoring import Function
-from jaxpost.recipes.stages import Row, Stage, follow
+from jaxpost.recipes.feedback import giving, learning
+from jaxpost.recipes.feedback.answering import Answering, BuiltIn, Prompts
+from jaxpost.recipes.feedback.judging import Judging, Keep
+from jaxpost.recipes.feedback.learning import Also, ByDpo, ByGrpo, ByPpo, ByTuning, Learning
+from jaxpost.recipes.feedback.stages import Row, Stage, follow
+from jaxpost.recipes.rollouts.scoring import Function
 
 __all__ = ["Also", "Answering", "BuiltIn", "ByDpo", "ByGrpo", "ByPpo", "ByTuning", "Config", "Function", "Judging"]
 __all__ += ["Pretrained", "Prompts"]
@@ -54,19 +54,19 @@ class Config:
 
 def stages(config: Config, directory: Path) -> list[Stage]:
     """All stages of a run. Each learns from what the one before it has written."""
-    found, model = [feedback.drawn(config, {"": config.prompts}, config.rounds)], config.model
-    told = feedback.after(config, directory)
+    found, model = [giving.drawn(config, {"": config.prompts}, config.rounds)], config.model
+    told = giving.after(config, directory)
     for number in range(config.rounds):
         prefix = f"round{number + 1}_" if config.rounds > 1 else ""
         answers, pairs = directory / f"{prefix}answers", directory / f"{prefix}pairs"
 
         def share(number: int = number) -> list[Row]:
-            rows = feedback.prompts_of(directory, "")
+            rows = giving.prompts_of(directory, "")
             size = len(rows) // config.rounds
             return rows[number * size : (number + 1) * size]
 
-        found.append(feedback.answered(config, model, answers.name, share))
-        found.append(feedback.compared(config, model, pairs.name, answers))
+        found.append(giving.answered(config, model, answers.name, share))
+        found.append(giving.compared(config, model, pairs.name, answers))
         found += learning.stages(config.learning, model, directory, pairs, prefix, config.also, told)
         model = learning.over(model, directory / found[-1].name)
     return found
@@ -74,8 +74,8 @@ def stages(config: Config, directory: Path) -> list[Stage]:
 
 def main(config: Config, directory: Path) -> None:
     """Goes through the stages, from where an earlier start came to, and tells what each of them did."""
-    feedback.check(config)
+    giving.check(config)
     if config.rounds < 1:
         raise Fault(f"rounds is {config.rounds}; a run learns in 1 round or more")
-    made = stages(feedback.seeded(config), directory)
-    follow(config, directory, made, lambda: feedback.samples(directory, directory / made[-1].name))
+    made = stages(giving.seeded(config), directory)
+    follow(config, directory, made, lambda: giving.samples(directory, directory / made[-1].name))

@@ -74,48 +74,41 @@ class Training:
     save_every: int = 100
 
 
-LEAST = {
-    **dict.fromkeys(("batches.rows", "batches.seq_len", "train.microbatches", "review.rows"), 1),
-    **dict.fromkeys(("train.steps", "train.epochs", "train.log_every", "train.eval_every", "train.eval_batches"), 0),
-    **dict.fromkeys(("train.save_every", "review.examples", "review.generations"), 0),
-    **dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip"), 0),
+BOUNDS = {
+    **dict.fromkeys(("batches.rows", "batches.seq_len", "train.microbatches", "review.rows"), (1, math.inf)),
+    **dict.fromkeys(("train.steps", "train.epochs", "train.log_every", "train.eval_every"), (0, math.inf)),
+    **dict.fromkeys(("train.eval_batches", "train.save_every"), (0, math.inf)),
+    **dict.fromkeys(("review.examples", "review.generations"), (0, math.inf)),
+    **dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip"), (0, math.inf)),
 }
-PARTS = ("low", "high", "kl", "kl_in_reward", "top_entropy", "value_weight", "critic_steps", "gamma", "lam")
-OF_POLICIES = dict.fromkeys((*(f"objective.{name}" for name in PARTS), "penalty.coefficient"), 0)
-MOST: dict[str, int] = dict.fromkeys(("objective.top_entropy", "objective.gamma", "objective.lam"), 1)
-ROUNDS = {"epochs": 1, "minibatches": 1}
-"""Of what learns several times from one rollout."""
 
 
 def check(config: Any, mesh: Mesh) -> None:
     """That numbers make sense and a batch can be cut as the config says, before anything is read."""
-    samples = hasattr(config, "rollout")
-    for name, least in (LEAST | OF_POLICIES if samples else LEAST).items():
-        group, _, field = name.partition(".")
-        value, most = getattr(getattr(config, group, None), field, None), MOST.get(name) if samples else None
+    bounded(config, BOUNDS)
+    parts = config.train.microbatches
+    divided(config.batches.rows, "batches.rows", parts, f"{parts} microbatches", mesh)
+
+
+def bounded(config: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """That the fields of these (dotted) names, if the config has them, lie between the least and the most."""
+    for name, (least, most) in bounds.items():
+        value = config
+        for field in name.split("."):
+            value = getattr(value, field, None)
         if value is not None and not value >= least:
             raise Fault(f"{name} is {value}; it must be at least {least}")
-        if value is not None and most is not None and value > most:
+        if value is not None and value > most:
             raise Fault(f"{name} is {value}; it must be at most {most}")
-    if samples:
-        for name, least in ROUNDS.items():
-            if (value := getattr(config, name)) < least:
-                raise Fault(f"{name} is {value}; it must be at least {least}")
-        if config.train.epochs or not config.train.steps:
-            raise Fault(
-                f"train.steps is {config.train.steps} and train.epochs {config.train.epochs}; answers are sampled anew "
-                "at every step, so set train.steps, and leave train.epochs 0"
-            )
-    parts, devices = config.train.microbatches, mesh.shape["data"] * mesh.shape["fsdp"]
-    cut, what, said = parts, "batches.rows", f"{parts} microbatches"
-    if samples:
-        cut, what = parts * config.minibatches, "rollout.prompts * rollout.samples"
-        said = f"{config.minibatches} minibatches of {parts} microbatches"
-    rows = config.rollout.rows if samples else config.batches.rows
-    if rows % (cut * devices):
+
+
+def divided(rows: int, what: str, parts: int, said: str, mesh: Mesh) -> None:
+    """That every part of a batch, and every device, gets as many rows."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % (parts * devices):
         raise Fault(
             f"{what} is {rows}, which {said} on {devices} devices (mesh axes data and fsdp) do not divide; make it a "
-            f"multiple of {cut * devices}, or change train.microbatches or train.mesh"
+            f"multiple of {parts * devices}, or change train.microbatches or train.mesh"
         )
 
 

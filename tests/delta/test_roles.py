@@ -11,7 +11,7 @@ import pytest
 from jaxpost import delta, params
 from jaxpost.delta import ActorCritic, Both, Given, Head, Lora, Prompt
 from jaxpost.models import decoder
-from jaxpost.recipes import policy
+from jaxpost.recipes.rollouts import policy
 from tests.train.tiny import CONFIG, base
 
 SPECS = decoder.specs(CONFIG)
@@ -32,7 +32,7 @@ METHODS = {
 def made(name):
     """As a run starts it."""
     method, key = METHODS[name], jax.random.key(1)
-    return jax.jit(lambda: method.start(params.init(method(SPECS), key), Given(base(), key, specs=SPECS)))()
+    return jax.jit(lambda w: method.start(params.init(method(SPECS), key), Given(w, key, specs=SPECS)))(base())
 
 
 def test_each_role_has_its_own_entries_under_their_own_paths():

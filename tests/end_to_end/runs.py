@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "jaxpost.cli"]
 # These differ from one that is trained here by their data alone; tests/recipes/test_shown_data.py makes their batches.
 ALIKE = {"dpo_hh", "grpo_gsm8k", "lm_c4", "reward_hh", "sft_e2e_lora"}
 INSIDE = {"kto_nano", "reward_nano", "constitutional_nano", "rlaif_nano"}
-"""Configs whose tiny forms run, on smaller models, within tests/recipes/test_preference_runs.py and test_pipelines.py."""
+"""Configs whose tiny forms run on smaller models, within tests/recipes/test_{preference_runs,pipelines}.py."""
 CONFIGS = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - ALIKE - INSIDE)
 FROM = {"bitdelta_nano": "flan_nano_full"}
 """Configs that go on from another's run."""

@@ -12,10 +12,11 @@ import numpy as np
 from jaxpost import delta, params, shard
 from jaxpost.delta import ActorCritic, Both, Head, Lora
 from jaxpost.models import decoder
-from jaxpost.recipes import policy, run
+from jaxpost.recipes import run
 from jaxpost.recipes.assembly import Assembly, assemble
-from jaxpost.recipes.prompts import Request
-from jaxpost.recipes.rollouts import Rollout, lay, rewarded
+from jaxpost.recipes.rollouts import policy
+from jaxpost.recipes.rollouts.prompts import Request
+from jaxpost.recipes.rollouts.rollout import Rollout, lay, rewarded
 from jaxpost.sample import Completion
 from tests.train import tiny
 from tests.train.tiny import CONFIG, DESCENT, copied, mesh_of

@@ -12,8 +12,8 @@ from jaxpost.data.tokenizers import SentencePieceTokenizer, prompt_ids
 from jaxpost.evals.judge import by_likelihood
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes.asking import Speaker
 from jaxpost.recipes.base import BUILT_IN
+from jaxpost.recipes.feedback.asking import Speaker
 from jaxpost.sample import Sampling
 
 TOKENIZER = SentencePieceTokenizer.load(BUILT_IN["nano"] / "tokenizer.model")

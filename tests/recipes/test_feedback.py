@@ -12,13 +12,14 @@ from jaxpost.data.tasks import Example
 from jaxpost.evals.judge import Compared, Verdict
 from jaxpost.evals.rank import Scores
 from jaxpost.faults import Fault
-from jaxpost.recipes import answering, judging, learning, revising, sft
-from jaxpost.recipes.answering import Answering, BuiltIn, Prompts, asked
-from jaxpost.recipes.asking import Written
+from jaxpost.recipes import sft
 from jaxpost.recipes.corpus import Files, Mixed, World
-from jaxpost.recipes.judging import Judging, Ruling
-from jaxpost.recipes.learning import Also
-from jaxpost.recipes.revising import Revising
+from jaxpost.recipes.feedback import answering, judging, learning, revising
+from jaxpost.recipes.feedback.answering import Answering, BuiltIn, Prompts, asked
+from jaxpost.recipes.feedback.asking import Written
+from jaxpost.recipes.feedback.judging import Judging, Ruling
+from jaxpost.recipes.feedback.learning import Also
+from jaxpost.recipes.feedback.revising import Revising
 from jaxpost.sample import Sampling
 
 

@@ -14,9 +14,10 @@ from jaxpost import losses
 from jaxpost.delta import Lora
 from jaxpost.faults import Fault
 from jaxpost.losses.policy import FAMILY
-from jaxpost.recipes import grpo, policy
-from jaxpost.recipes.advantages import Advantage
+from jaxpost.recipes import grpo
 from jaxpost.recipes.grpo import Objective, Sampler
+from jaxpost.recipes.rollouts import policy
+from jaxpost.recipes.rollouts.advantages import Advantage
 from tests.recipes.rolled import CONFIG, METHODS, REWARDS, ROLLOUT, Learner, close, drawn, settings, wider
 from tests.train.tiny import CUBE
 

@@ -10,8 +10,8 @@ import pytest
 
 from jaxpost import losses
 from jaxpost.losses.preference import KINDS
-from jaxpost.recipes.answers import Answers, weighted_means
-from jaxpost.recipes.objectives import Compared, Cpo, Dpo, Orpo, Simpo
+from jaxpost.recipes.preferences.answers import Answers, weighted_means
+from jaxpost.recipes.preferences.objectives import Compared, Cpo, Dpo, Orpo, Simpo
 
 SMOOTHED = {"exo_pair": 0.1, "robust": 0.1}
 OBJECTIVES = {

@@ -14,12 +14,13 @@ from jaxpost.data.principles import plain
 from jaxpost.data.tokenizers import SentencePieceTokenizer
 from jaxpost.evals.rank import Scores
 from jaxpost.faults import Fault
-from jaxpost.recipes import constitutional, feedback, learning, record, rlaif, stages
-from jaxpost.recipes.asking import Speaker, Written
+from jaxpost.recipes import constitutional, record, rlaif
 from jaxpost.recipes.base import BUILT_IN, Fresh, Pretrained
 from jaxpost.recipes.configs import load
 from jaxpost.recipes.corpus import Files, Mixed
-from jaxpost.recipes.scoring import RewardModel
+from jaxpost.recipes.feedback import giving, learning, stages
+from jaxpost.recipes.feedback.asking import Speaker, Written
+from jaxpost.recipes.rollouts.scoring import RewardModel
 from tests.conftest import ROOT
 
 TOKENIZER = SentencePieceTokenizer.load(BUILT_IN["nano"] / "tokenizer.model")
@@ -86,7 +87,7 @@ def world(monkeypatch):
         return {}
 
     monkeypatch.setattr(stages.report, "write_report", lambda run: run / "report.html")  # test_stages writes one
-    monkeypatch.setattr(feedback, "speaker", speaker)
+    monkeypatch.setattr(giving, "speaker", speaker)
     monkeypatch.setattr(constitutional, "speaker", speaker)
     monkeypatch.setattr(learning, "trained_in", trained)
     return made
@@ -211,8 +212,8 @@ def test_what_is_wrong_is_said_before_anything_is_done(world, tmp_path, changes,
 
 def test_one_seed_moves_all_others():
     config = config_of("constitutional_nano")
-    moved = feedback.seeded(replace(config, seed=3))
-    assert feedback.seeded(config) == config and moved.seed == 3
+    moved = giving.seeded(replace(config, seed=3))
+    assert giving.seeded(config) == config and moved.seed == 3
     seeds = [moved.prompts.seed, moved.helpful.seed, moved.revising.seed, moved.revising.sampling.seed]
     seeds += [moved.answering.sampling.seed, moved.judging.seed, moved.tuning.train.seed]
     seeds += [moved.learning.recipe.train.seed, moved.learning.reward_model.train.seed]

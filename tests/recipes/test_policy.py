@@ -12,7 +12,7 @@ from jaxpost import delta, losses, params
 from jaxpost.delta import ActorCritic, AdaLora, Both, Head, Lora
 from jaxpost.faults import Fault
 from jaxpost.models import decoder, heads
-from jaxpost.recipes import policy
+from jaxpost.recipes.rollouts import policy
 from tests.recipes.rolled import CONFIG, METHODS, ROLLOUT, base, drawn, full, scattered
 
 BATCH = {name: jnp.asarray(x) for name, x in drawn().items()}
@@ -121,10 +121,10 @@ def test_denominators_are_those_of_the_whole_minibatch():
 
 def test_a_critic_is_a_head_of_one_class():
     for method in (METHODS["shared"], METHODS["apart"], Both(Head(1), Lora()), ActorCritic()):
-        policy.check_critic(method)
+        policy.check_critic(delta.partition(method(decoder.specs(CONFIG)))[0])
     for method in (Lora(), AdaLora(), Both(Lora(), Head(2))):
         with pytest.raises(Fault, match="PPO needs a critic; choose Both"):
-            policy.check_critic(method)
+            policy.check_critic(delta.partition(method(decoder.specs(CONFIG)))[0])
 
 
 def test_an_abstract_rollout_is_what_is_sampled():

@@ -11,7 +11,8 @@ import pytest
 
 from jaxpost import delta
 from jaxpost.models import heads
-from jaxpost.recipes import policy, ppo
+from jaxpost.recipes import ppo
+from jaxpost.recipes.rollouts import policy
 from jaxpost.train.optimisers import Optimiser
 from tests.recipes.rolled import (
     CONFIG,

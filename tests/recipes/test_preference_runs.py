@@ -12,10 +12,11 @@ from jaxpost.data.tokenizers import SentencePieceTokenizer
 from jaxpost.delta import Head, Lora, Prompt
 from jaxpost.faults import Fault
 from jaxpost.models import decoder
-from jaxpost.recipes import dpo, kto, moving, references, reward, run
+from jaxpost.recipes import dpo, kto, reward, run
 from jaxpost.recipes.base import Fresh, Loaded
 from jaxpost.recipes.configs import load
 from jaxpost.recipes.corpus import Files
+from jaxpost.recipes.preferences import moving, references
 from jaxpost.shard import MeshShape, make_mesh
 from jaxpost.train.state import State
 from tests.conftest import ROOT

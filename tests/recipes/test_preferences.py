@@ -13,8 +13,8 @@ from jaxpost.data.batches.packing import MOST, Shifted
 from jaxpost.delta import Both, Head, Lora
 from jaxpost.models import decoder
 from jaxpost.recipes import dpo, kto, reward
-from jaxpost.recipes.answers import answers, unreserved
-from jaxpost.recipes.objectives import Dpo
+from jaxpost.recipes.preferences.answers import answers, unreserved
+from jaxpost.recipes.preferences.objectives import Dpo
 from tests.train.tiny import CONFIG, base, stacked
 
 SIZES = [(5, 7), (9, 2), (3, 3), (6, 4)]

@@ -17,7 +17,7 @@ from jaxpost.data.tasks import Example
 from jaxpost.data.text import answered, parts_of
 from jaxpost.data.tokenizers import SentencePieceTokenizer, Virtual, tokenise, with_virtual
 from jaxpost.faults import Fault
-from jaxpost.recipes.prompts import HOPELESS, Prompts, request
+from jaxpost.recipes.rollouts.prompts import HOPELESS, Prompts, request
 from tests.conftest import ROOT
 from tests.end_to_end.runs import TOKENIZER
 

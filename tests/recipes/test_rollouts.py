@@ -15,10 +15,12 @@ from jaxpost.data.chat.template import BuiltIn
 from jaxpost.data.tokenizers import Virtual
 from jaxpost.faults import Fault
 from jaxpost.models import decoder
-from jaxpost.recipes import grpo, policy, rollouts
-from jaxpost.recipes.prompts import Request
-from jaxpost.recipes.rollouts import GIVEN, Rollout, Rollouts, lay
-from jaxpost.recipes.scoring import Function, Scoring
+from jaxpost.recipes import grpo
+from jaxpost.recipes.rollouts import policy
+from jaxpost.recipes.rollouts import rollout as module
+from jaxpost.recipes.rollouts.prompts import Request
+from jaxpost.recipes.rollouts.rollout import GIVEN, Rollout, Rollouts, lay
+from jaxpost.recipes.rollouts.scoring import Function, Scoring
 from jaxpost.sample import Completion
 from tests.recipes.rolled import CONFIG, METHODS, Learner, full, settings
 from tests.train.tiny import CUBE
@@ -175,7 +177,7 @@ def test_in_sixteen_bits_sampler_and_trainer_are_near():
     own = learner()
     weights = jax.tree.map(lambda x: x.astype(jnp.bfloat16), own.frozen["base"])
     asked = [request for request in (Numbered().next(),) * 8]
-    written = rollouts.generate(half, weights, [r.ids for r in asked], SMALL.sampling(0), ends=ENDS)
+    written = module.generate(half, weights, [r.ids for r in asked], SMALL.sampling(0), ends=ENDS)
     batch = {name: jnp.asarray(x) for name, x in lay(asked, written, SMALL, 0).items()}
     found = jax.jit(lambda batch: policy.answers(half, weights, batch, SMALL.temperature).log_probs)(batch)
     gap = np.where(batch["mask"] > 0, found - batch["sampler_log_probs"], 0.0)
@@ -218,7 +220,7 @@ def written(texts):
 
 
 def fed(monkeypatch, texts, rollout=SMALL, **options):
-    monkeypatch.setattr(rollouts, "generate", written(texts))
+    monkeypatch.setattr(module, "generate", written(texts))
     made = feed(rollout, **options)
     own = learner()
     made.begin(own.frozen, {}, own.assembly.mesh)
@@ -338,10 +340,10 @@ def test_drawn_text_comes_along(monkeypatch):
             self.number = saved
 
     made, take, _ = fed(monkeypatch, one_or_more, mixed=Text())
-    assert (take()[f"{rollouts.MIXED}tokens"] == 1).all() and (take()[f"{rollouts.MIXED}tokens"] == 2).all()
+    assert (take()[f"{module.MIXED}tokens"] == 1).all() and (take()[f"{module.MIXED}tokens"] == 2).all()
     other, take, _ = fed(monkeypatch, one_or_more, mixed=Text())
     other.restore(json.loads(json.dumps(made.save())))
-    assert (take()[f"{rollouts.MIXED}tokens"] == 3).all()
+    assert (take()[f"{module.MIXED}tokens"] == 3).all()
 
 
 # --- rows

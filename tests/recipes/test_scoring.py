@@ -13,8 +13,8 @@ from jaxpost import delta, params
 from jaxpost.evals.rewards import Answered
 from jaxpost.faults import Fault
 from jaxpost.models import decoder
-from jaxpost.recipes.rollouts import rewarded
-from jaxpost.recipes.scoring import Function, RewardModel, Scoring, describe, model_scores
+from jaxpost.recipes.rollouts.rollout import rewarded
+from jaxpost.recipes.rollouts.scoring import Function, RewardModel, Scoring, describe, model_scores
 from tests.recipes.rolled import CONFIG, LENGTHS, METHODS, ROLLOUT, base, drawn, scattered, wider
 
 ANSWERS = [Answered("?", text, {"answer": "yes"}, len(text.split()), "end") for text in ("yes", "no", "yes no", "")]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxpost.faults import Fault
-from jaxpost.recipes import stages
+from jaxpost.recipes.feedback import stages
+from jaxpost.recipes.feedback.stages import Stage, follow, rows_kept
 from jaxpost.recipes.rlaif import Config
-from jaxpost.recipes.stages import Stage, follow, rows_kept
 from jaxpost.train import metrics
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from jaxpost.data import principles
 from jaxpost.data.principles import Principle, Wording, ordered, plain, wording
 from jaxpost.faults import Fault
-from jaxpost.recipes.asking import Speaks
-from jaxpost.recipes.stages import Row, rows_kept
+from jaxpost.recipes.feedback.asking import Speaks
+from jaxpost.recipes.feedback.stages import Row, rows_kept
 from jaxpost.sample import Sampling
 
 CHUNK = 64  # prompts whose answers are revised before they are kept

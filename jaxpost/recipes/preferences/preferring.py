@@ -21,10 +21,10 @@ from jaxpost.evals.rewards import Answered
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import feed
-from jaxpost.recipes.answers import answers, unreserved
 from jaxpost.recipes.base import Loaded
-from jaxpost.recipes.prompts import request
+from jaxpost.recipes.preferences.answers import answers, unreserved
 from jaxpost.recipes.review import Reviewing
+from jaxpost.recipes.rollouts.prompts import request
 from jaxpost.recipes.telling import console, reading
 from jaxpost.sample import Sampling, generate
 from jaxpost.train.metrics import write_json

@@ -12,8 +12,8 @@ from jaxpost.faults import Fault
 from jaxpost.recipes import configs, dpo, grpo, ppo, record, reward, run, sft
 from jaxpost.recipes.base import Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
-from jaxpost.recipes.scoring import RewardModel
-from jaxpost.recipes.stages import Facts, Row, Stage, read_rows, write_rows
+from jaxpost.recipes.feedback.stages import Facts, Row, Stage, read_rows, write_rows
+from jaxpost.recipes.rollouts.scoring import RewardModel
 from jaxpost.shard import make_mesh
 from jaxpost.train import metrics
 

@@ -15,8 +15,8 @@ from jaxpost.data.principles import Principle, Wording, wording
 from jaxpost.evals import judge
 from jaxpost.evals.judge import Compared, Look, Opinion, Orders, Verdict
 from jaxpost.faults import Fault
-from jaxpost.recipes.asking import Speaks
-from jaxpost.recipes.stages import Row, rows_kept
+from jaxpost.recipes.feedback.asking import Speaks
+from jaxpost.recipes.feedback.stages import Row, rows_kept
 from jaxpost.sample import Sampling
 
 CHUNK = 64  # pairs that are judged before they are kept

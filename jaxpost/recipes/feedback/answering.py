@@ -18,9 +18,9 @@ from jaxpost.data.tasks import Example
 from jaxpost.data.text import place
 from jaxpost.evals.judge import Compared
 from jaxpost.faults import Fault
-from jaxpost.recipes.asking import Speaker, Speaks
 from jaxpost.recipes.corpus import Corpus, Files, Tasks, Tfds, World
-from jaxpost.recipes.stages import Row, rows_kept
+from jaxpost.recipes.feedback.asking import Speaker, Speaks
+from jaxpost.recipes.feedback.stages import Row, rows_kept
 from jaxpost.sample import Sampling
 
 CHUNK = 64  # prompts that are answered before they are kept

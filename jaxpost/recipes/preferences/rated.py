@@ -16,7 +16,7 @@ from jaxpost.arrays import Array, Batch, Tree
 from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.evals import preferences, report, table
 from jaxpost.recipes import feed
-from jaxpost.recipes.judgements import Judged
+from jaxpost.recipes.preferences.judgements import Judged
 from jaxpost.recipes.telling import console, reading, say
 from jaxpost.train.metrics import write_json
 

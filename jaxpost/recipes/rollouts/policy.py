@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A policy over its own answers: what recipes that learn from rollouts share. A batch is as `rollouts` has it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,26 +9,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxpost import delta, shard
 from jaxpost.arrays import Array, Batch, Float, Key, Metrics, Tree
-from jaxpost.data.batches.loader import Loader
-from jaxpost.data.batches.packing import MOST
-from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.faults import Fault
-from jaxpost.kernels.linear_xent import linear_xent
-from jaxpost.losses import cross_entropy, masked_mean, token_log_probs_and_entropy
+from jaxpost.losses import masked_mean, token_log_probs_and_entropy
 from jaxpost.losses.aggregate import Counts, counts
 from jaxpost.models import heads
 from jaxpost.models.decoder import Decoder, contract_head, head_weights
 from jaxpost.models.remat import Remat
-from jaxpost.recipes import base, run, scoring, trained
+from jaxpost.recipes import base, run, trained
 from jaxpost.recipes.assembly import Assembly, Program, abstract_batch, abstract_key, assemble, reserving
 from jaxpost.recipes.likelihood import gathered, hidden_states
-from jaxpost.recipes.prompts import Prompts
 from jaxpost.recipes.review import Reviewing
-from jaxpost.recipes.rollouts import MIXED, Rollout, Rollouts
-from jaxpost.recipes.scoring import Scoring
+from jaxpost.recipes.rollouts import scoring, text
+from jaxpost.recipes.rollouts.prompts import Prompts
+from jaxpost.recipes.rollouts.rollout import MIXED, Rollout, Rollouts
+from jaxpost.recipes.rollouts.scoring import Scoring
 from jaxpost.shard import make_mesh
 from jaxpost.train.step import LossFn, in_parts, make_rounds, make_step
 
@@ -102,9 +101,9 @@ def observer(
 
 def denominators(batch: Batch) -> Mapping[str, Array]:
     """How many tokens and answers a whole minibatch has, and how many trained tokens the text beside them."""
-    whole, text = counts(batch["mask"]), batch.get(f"{MIXED}mask")
+    whole, trained = counts(batch["mask"]), batch.get(f"{MIXED}mask")
     found = {"whole_tokens": whole.tokens, "whole_sequences": whole.sequences}
-    return found if text is None else {**found, "whole_text": jnp.maximum(jnp.sum(text), 1.0)}
+    return found if trained is None else {**found, "whole_text": jnp.maximum(jnp.sum(trained), 1.0)}
 
 
 def whole(batch: Batch) -> Counts:
@@ -147,20 +146,6 @@ def abstract_rollout(rollout: Rollout, mesh: Any, sources: int = 0, observed: Se
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=place) for name, (shape, dtype) in shapes.items()}
 
 
-def mixed_of(batch: Batch) -> Batch:
-    """The rows of text that came with a rollout."""
-    return {name.removeprefix(MIXED): x for name, x in batch.items() if name.startswith(MIXED)}
-
-
-def text_loss(model: Decoder, weights: Tree, batch: Batch, remat: Remat) -> Array:
-    """The mean negative log-likelihood of the trained tokens of those rows, over the whole minibatch (PPO-ptx: Ouyang
-    et al. 2022, https://arxiv.org/abs/2203.02155, equation 2)."""
-    rows = mixed_of(batch)
-    hidden, scale = hidden_states(model, weights, rows, MOST, remat), rows["mask"] / batch["whole_text"]
-    head = head_weights(model, weights)
-    return linear_xent(contract_head(model), cross_entropy, head, hidden, rows["targets"], scale)[0]
-
-
 class Learning(NamedTuple):
     """What a recipe makes of a rollout: the loss of a minibatch; what has to be observed of the whole before; what is
     made of the whole, and told of it; what the next step finds in `extra`."""
@@ -180,8 +165,8 @@ def programs(config: Any, assembly: Assembly, judges: Mapping[str, Tree], learni
     given = abstract_rollout(rollout, mesh)
     batch = abstract_rollout(rollout, mesh, len(config.rewards), observed)
     if getattr(config, "pretraining", None) is not None:
-        text = abstract_batch(rollout.rows, config.pretraining.seq_len, mesh)
-        batch |= {f"{MIXED}{name}": x for name, x in text.items()}
+        rows = abstract_batch(rollout.rows, config.pretraining.seq_len, mesh)
+        batch |= {f"{MIXED}{name}": x for name, x in rows.items()}
     state, frozen = assembly.state, assembly.frozen
     parts = config.train.microbatches * config.minibatches
     made = {"step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(mesh)))}
@@ -194,20 +179,34 @@ def programs(config: Any, assembly: Assembly, judges: Mapping[str, Tree], learni
             return in_parts(partial(scoring.model_scores, model, weights), batch, parts)
 
         made[f"score/{name}"] = Program(jax.jit(score), (_abstract(weights), given))
-    if rollout.merged:
-
-        def merge(base: Tree, trainable: Tree, fixed: Tree) -> Tree:
-            folded = delta.fold(base, delta.role(delta.combine(trainable, fixed)))
-            return jax.tree.map(lambda x: x.astype(model.dtype) if x.dtype == jnp.float32 else x, folded)
-
-        made["merge"] = Program(jax.jit(merge), (frozen["base"], state.trainable, frozen["fixed"]))
     return made
+
+
+PARTS = ("low", "high", "kl", "kl_in_reward", "value_weight", "critic_steps")
+BOUNDS = {
+    **dict.fromkeys((*(f"objective.{name}" for name in PARTS), "penalty.coefficient"), (0, math.inf)),
+    **dict.fromkeys((f"objective.{name}" for name in ("top_entropy", "gamma", "lam")), (0, 1)),
+    **dict.fromkeys(("epochs", "minibatches"), (1, math.inf)),
+}
+
+
+def check(config: Any, mesh: Mesh) -> None:
+    """That numbers make sense and a rollout can be cut as the config says, before anything is read."""
+    run.bounded(config, run.BOUNDS | BOUNDS)
+    if config.train.epochs or not config.train.steps:
+        raise Fault(
+            f"train.steps is {config.train.steps} and train.epochs {config.train.epochs}; answers are sampled anew at "
+            "every step, so set train.steps, and leave train.epochs 0"
+        )
+    minibatches, parts = config.minibatches, config.train.microbatches
+    said = f"{minibatches} minibatches of {parts} microbatches"
+    run.divided(config.rollout.rows, "rollout.prompts * rollout.samples", minibatches * parts, said, mesh)
 
 
 def train(config: Any, directory: Path, assembled: Callable[[Assembly, Mapping[str, Tree]], dict[str, Program]]):
     """Runs the loop of a recipe that learns from its own answers."""
     mesh, rollout, seed = make_mesh(config.train.mesh), config.rollout, config.train.seed
-    run.check(config, mesh)
+    check(config, mesh)
     scores = Scoring(config.rewards, config.unscored)
     with jax.set_mesh(mesh):
         plain = run.reading(lambda: base.plain(config.model, mesh), "reading the model")
@@ -250,7 +249,7 @@ def train(config: Any, directory: Path, assembled: Callable[[Assembly, Mapping[s
             updates=updates,
             eval_batches=config.train.eval_batches,
             until=config.stop_at,
-            mixed=_mixed(config, tokenizer),
+            mixed=text.loader(config, tokenizer),
         )
         reviewing = Reviewing(
             config.review, config.data, directory, model.config, model.tokenizer, rollout.answer_tokens
@@ -258,31 +257,13 @@ def train(config: Any, directory: Path, assembled: Callable[[Assembly, Mapping[s
         run.train(config, directory, model, feed, assembly, assembled(assembly, judges), reviewing)
 
 
-def _mixed(config: Any, tokenizer: Tokenizer) -> Loader | None:
-    """The rows of text that are learned from beside answers, if there are any."""
-    text = getattr(config, "pretraining", None)
-    if text is None:
-        return None
-    rows = run.reading(lambda: text.data.training(config.train.seed), "reading the text to be mixed in")
-    return Loader(
-        rows,
-        tokenizer,
-        config.rollout.rows,
-        text.seq_len,
-        packing="pack",
-        seed=config.train.seed,
-        train_on=text.train_on,
-        columns=text.data.columns,
-    )
-
-
 def _abstract(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def check_critic(method: Any) -> None:
-    """Raises for a delta that has no head to value answers with."""
-    parts = [method, *(getattr(method, name, None) for name in ("first", "second", "critic"))]
-    flat = [*parts, *(getattr(part, name, None) for part in parts for name in ("first", "second"))]
-    if not any(isinstance(part, delta.Head) and part.classes == 1 for part in flat):
+def check_critic(trainable: Tree) -> None:
+    """Raises for a delta that has no head of one class to value answers with."""
+    paths = "heads/classes", f"{delta.CRITIC}heads/classes"
+    head = next((trainable[path] for path in paths if path in trainable), None)
+    if head is None or head.value.shape[-1] != 1:
         raise Fault("delta: PPO needs a critic; choose Both(Lora(), Head(1)), or ActorCritic() for one of its own")

@@ -15,13 +15,15 @@ import numpy as np
 from jaxpost.data.principles import plain
 from jaxpost.evals.rewards import Answered
 from jaxpost.faults import Fault
-from jaxpost.recipes import answering, judging, learning, scoring, trained
-from jaxpost.recipes.answering import Prompts
-from jaxpost.recipes.asking import Speaker, Written, speaker
+from jaxpost.recipes import trained
 from jaxpost.recipes.base import Model, Pretrained
-from jaxpost.recipes.learning import HELD_OUT, PAIRS, PROMPTS, START, ByTuning
-from jaxpost.recipes.scoring import Function, Scoring
-from jaxpost.recipes.stages import Facts, Row, Stage, read_rows, write_rows
+from jaxpost.recipes.feedback import answering, judging, learning
+from jaxpost.recipes.feedback.answering import Prompts
+from jaxpost.recipes.feedback.asking import Speaker, Written, speaker
+from jaxpost.recipes.feedback.learning import HELD_OUT, PAIRS, PROMPTS, START, ByTuning
+from jaxpost.recipes.feedback.stages import Facts, Row, Stage, read_rows, write_rows
+from jaxpost.recipes.rollouts import scoring
+from jaxpost.recipes.rollouts.scoring import Function, Scoring
 from jaxpost.sample import Sampling
 
 MEASURED = "measured.jsonl"

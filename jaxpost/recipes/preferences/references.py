@@ -30,10 +30,10 @@ from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import base, record
-from jaxpost.recipes.answers import answers, unreserved
 from jaxpost.recipes.assembly import reserving
 from jaxpost.recipes.base import Loaded
 from jaxpost.recipes.feed import place
+from jaxpost.recipes.preferences.answers import answers, unreserved
 from jaxpost.recipes.prepared import prepared
 from jaxpost.recipes.telling import console, reading, say
 from jaxpost.train.progress import track

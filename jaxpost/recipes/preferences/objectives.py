@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxpost import losses
 from jaxpost.arrays import Array
-from jaxpost.recipes.answers import Answers
+from jaxpost.recipes.preferences.answers import Answers
 
 Nll = Literal["answer", "token"]
 """How the chosen answer's likelihood counts: every answer the same, a mean over its tokens each; or every token of the

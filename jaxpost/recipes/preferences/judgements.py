@@ -13,7 +13,7 @@ from jaxpost.arrays import Array, Batch
 from jaxpost.data.batches.packing import MOST
 from jaxpost.data.batches.pairs import Handling, Pairs, Rankings
 from jaxpost.data.batches.unpaired import Verdicts
-from jaxpost.recipes.answers import halved
+from jaxpost.recipes.preferences.answers import halved
 
 RewardUnit = Pairs | Rankings | Verdicts
 

@@ -28,9 +28,9 @@ from jaxpost.evals.rewards import Answered
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes.feed import Fact, place
-from jaxpost.recipes.prompts import Prompts, Request
-from jaxpost.recipes.scoring import Scoring, describe
-from jaxpost.sample import Completion, Sampling, generate
+from jaxpost.recipes.rollouts.prompts import Prompts, Request
+from jaxpost.recipes.rollouts.scoring import Scoring, describe
+from jaxpost.sample import Completion, Sampling, generate, merged
 from jaxpost.train.state import State
 
 GIVEN = ("tokens", "segments", "positions", "start", "answers", "mask", "sampler_log_probs", "ended")
@@ -183,9 +183,9 @@ class Rollouts:
         return -found["reward"]
 
     def _weights(self, state: State) -> Tree:
-        if self.rollout.merged:
-            return self._programs["merge"](self._frozen["base"], state.trainable, self._frozen["fixed"])
-        return delta.bind(self._frozen["base"], delta.role(delta.combine(state.trainable, self._frozen["fixed"])))
+        made = delta.role(delta.combine(state.trainable, self._frozen["fixed"]))
+        bound = delta.bind(self._frozen["base"], made)
+        return merged(self.model, bound) if self.rollout.merged else bound
 
     def _seed(self, step: int, attempt: int) -> int:
         held_out = attempt < 0
