@@ -22,9 +22,9 @@ CASES = [
     ("float32", False, "plain", "lora", "2x2x2"),
     ("int8", False, "plain", "all of it", "2x2x2"),
     ("float32", True, "plain", "full", "4x1x2"),
-    ("int8", True, "plain", "lora", "1x8x1"),
+    ("nf4", True, "plain", "lora", "1x8x1"),
     ("int8", True, "plain", "factors", "2x2x2"),
-    ("nf4", True, "experts", "lora", "2x2x2"),
+    ("int8", True, "experts", "lora", "2x2x2"),
 ]
 
 
