@@ -19,6 +19,7 @@ from jaxpost.recipes.base import BUILT_IN, Pretrained, config_of
 from tests.conftest import ROOT
 
 LORA, FULL, ROWS = (f"configs/{name}.py:tiny" for name in ("flan_nano_lora", "flan_nano_full", "sft_gsm8k_lora"))
+GRPO = "configs/grpo_nano.py:tiny"
 NANO = BUILT_IN["nano"]
 TINY_ROWS = ("train", ROWS, "--model.tokenizer", str(NANO / "tokenizer.model"), "--model.model.vocab", "2048")
 
@@ -129,6 +130,12 @@ def test_help_and_version(run):
         (("train", LORA, "--model.dtype", "float8"), "model.dtype is 'float8'; models are loaded and saved as one of"),
         (("data", "show", LORA, "--model.dtype", "float8"), "model.dtype is 'float8'"),
         (("data", "stats", ROWS, "--model.model.dtype", "f8"), "model.model.dtype is 'f8'"),
+        (("data", "stats", GRPO), "this run learns from answers it samples to prompts; data show shows those"),
+        (("data", "show", "configs/rlaif_nano.py:tiny"), "a run of several stages has no rows of its own"),
+        (("train", GRPO, "--rollout.samples", "1"), "a group of one has nothing to be compared with"),
+        (("train", GRPO, "--objective.kind", "dpo"), "objective.kind is 'dpo'; did you mean"),
+        (("train", GRPO, "--rollout.temperature", "0"), "a policy that learns from its own answers must draw"),
+        (("report", "nowhere", "elsewhere"), "nowhere is no run directory"),
         (("export", NANO, "OUT", "--to", "onnx"), "invalid choice 'onnx'"),
         (("report", "nowhere"), "nowhere is no run directory"),
         (("configs", "launch"), "launch holds no config files"),
@@ -306,6 +313,11 @@ def test_preferences_are_shown_and_counted(run, tmp_path):
     assert code == 0 and out.count("\nchosen\n⟦A number</s>⟧\nrejected\n⟦Nothing</s>⟧") == 5, err
     code, out, err = run("data", "stats", *config)
     assert code == 0 and "8 of chosen, rejected" in out, err
+
+
+def test_prompts_are_shown_with_what_a_reward_may_know(run):
+    code, out, err = run("data", "show", GRPO)
+    assert code == 0 and out.count("\nanswer '") == 5 and out.count(" tokens\n") == 5, err
 
 
 def test_rows_of_which_nothing_is_trained(run, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from jaxpost.cli.configured import configured
 from jaxpost.cli.terminal import escaped, status
@@ -22,6 +23,10 @@ def data(arguments: list[str]) -> None:
         raise Fault(f"say what to do with the data: jaxpost data show CONFIG, or jaxpost data stats CONFIG{asked}")
     name, rest = config_name(f"data {verb}", arguments[1:])
     config = configured(name, rest, f"jaxpost data {verb} {name}")
+    if not hasattr(config, "data"):
+        raise Fault(
+            "a run of several stages has no rows of its own; look at what its stages wrote, in their directories"
+        )
     console = Console(highlight=False)
     for shown in verbs[verb](config):
         console.print(shown, soft_wrap=True)
@@ -38,9 +43,12 @@ def _show(config: Any) -> Iterator[Any]:
     from jaxpost.recipes.assembly import reserving
 
     tokenizer = reserving(base.tokenizer_of(config.model), config.delta)
-    columns, batches = config.data.columns, config.batches
     rows = config.data.training(config.train.seed)
-    order = Order(len(rows), config.train.seed)
+    order, columns = Order(len(rows), config.train.seed), config.data.columns
+    if hasattr(config, "rollout"):
+        yield from _prompts([rows[order(n)[1]] for n in range(min(5, len(rows)))], tokenizer, columns, config.rollout)
+        return
+    batches = config.batches
     for n in range(min(5, len(rows))):
         row = [rows[order(n)[1]]]
         if (kind := kind_of(row, columns)) == "tokens":
@@ -51,8 +59,26 @@ def _show(config: Any) -> Iterator[Any]:
             yield from show(row, tokenizer, 1, None, batches.train_on, columns, batches.seq_len)
 
 
+def _prompts(rows: Sequence[Any], tokenizer: Any, columns: Any, rollout: Any) -> Iterator[Text]:
+    """What a policy is asked, and what a reward may know besides."""
+    from jaxpost.recipes.rollouts.prompts import request
+
+    for row in rows:
+        asked = request(row, tokenizer, columns)
+        known = "  ".join(f"{name} {value!r:.60}" for name, value in asked.row.items() if name != "prompt")
+        room = (
+            ""
+            if len(asked.ids) <= rollout.prompt_tokens
+            else f", more than the {rollout.prompt_tokens} there is room for"
+        )
+        yield Text(asked.text).append(f"\n{len(asked.ids)} tokens{room}", "dim").append(f"\n{known}", "dim")
+
+
 def _stats(config: Any) -> Iterator[Any]:
     """What a run's rows are, after cleaning, and what becomes of them in batches."""
+    if hasattr(config, "rollout"):
+        raise Fault("data stats counts rows that are learned from, and this run learns from answers it samples to "
+                    "prompts; data show shows those")  # fmt: skip
     from jaxpost.data.batches.loader import Loader, Single
     from jaxpost.data.batches.packing import Group
     from jaxpost.data.stats import as_groups, gather, histogram, table, unit_of
