@@ -12,6 +12,6 @@ COMMON = dict(
     suppress_health_check=[HealthCheck.too_slow],
 )
 
-settings.register_profile("laws", max_examples=20, derandomize=True, **COMMON)
+settings.register_profile("laws", max_examples=15, derandomize=True, **COMMON)
 settings.register_profile("search", max_examples=400, print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("LAWS", "laws"))

@@ -13,6 +13,7 @@ from jaxpost.recipes import configs, dpo, grpo, ppo, record, reward, run, sft
 from jaxpost.recipes.base import Model, Pretrained
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
 from jaxpost.recipes.feedback.stages import Facts, Row, Stage, read_rows, write_rows
+from jaxpost.recipes.rollouts import policy
 from jaxpost.recipes.rollouts.scoring import RewardModel
 from jaxpost.shard import make_mesh
 from jaxpost.train import metrics
@@ -164,4 +165,5 @@ def _some(rows: Sequence[Row], count: int) -> list[Row]:
 def check(learning: Learning) -> None:
     """What can be known of the runs to come before the first stage: that their numbers make sense."""
     for config in filter(None, (getattr(learning, "reward_model", None), learning.recipe)):
-        run.check(config, make_mesh(config.train.mesh))
+        check = policy.check if hasattr(config, "rollout") else run.check
+        check(config, make_mesh(config.train.mesh))
