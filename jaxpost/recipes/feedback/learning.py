@@ -165,5 +165,5 @@ def _some(rows: Sequence[Row], count: int) -> list[Row]:
 def check(learning: Learning) -> None:
     """What can be known of the runs to come before the first stage: that their numbers make sense."""
     for config in filter(None, (getattr(learning, "reward_model", None), learning.recipe)):
-        check = policy.check if hasattr(config, "rollout") else run.check
-        check(config, make_mesh(config.train.mesh))
+        checked = policy.check if hasattr(config, "rollout") else run.check
+        checked(config, make_mesh(config.train.mesh))
