@@ -132,18 +132,6 @@ def pick(delta: Delta, number: int, specs: Tree) -> dict[str, Any]:
     return {path: entry(path, edit) for path, edit in delta.items()}
 
 
-def resized(weights: Tree, rows: int) -> Tree:
-    """Weights bound to banks, for a batch padded to so many rows: what is added chooses like the last one."""
-
-    def padded(node: Any) -> Any:
-        if not isinstance(node, Bank) or node.rows is None:
-            return node
-        spare = [(0, 0)] * (node.rows.ndim - 1) + [(0, rows - node.rows.shape[-1])]
-        return node.replace(rows=jnp.pad(node.rows, spare, mode="edge"))  # pyright: ignore[reportAttributeAccessIssue]
-
-    return jax.tree.map(padded, weights, is_leaf=lambda node: isinstance(node, Bank))
-
-
 def _check_alike(first: Delta, other: Delta, number: int) -> None:
     if odd := sorted(first.keys() ^ other.keys()):
         holder = f"number {number}" if odd[0] in other else "number 0"
