@@ -30,7 +30,9 @@ def override(config: Any, arguments: Sequence[str], command: str) -> Any:
     try:
         with redirect_stderr(io.StringIO()):  # a box of lines, of which the sentence below says what matters
             return _parsed(config, arguments, command)
-    except SystemExit:
+    except SystemExit as error:
+        if fault := _cause(error):
+            raise fault from error
         for name, words in flags:
             _check(config, name, words, hints[name], command)
         raise  # not understood, so left to speak for itself
@@ -92,6 +94,13 @@ def _unknown(config: Any, name: str, known: Mapping[str, Any], command: str) -> 
     same = sorted(field for field in known if field.rpartition(".")[2] == path[-1])
     offered = f"did you mean {' or '.join(same)}?" if same else nearest(name, known)
     return f"--{name}: {f'{where} ({kind})' if where else 'the config'} has no field {part!r}; {offered}"
+
+
+def _cause(error: BaseException | None) -> Fault | None:
+    """What a config itself said of a value that it cannot have, and the parser answered by leaving."""
+    while error is not None and not isinstance(error, Fault):
+        error = error.__context__
+    return error
 
 
 def _check(config: Any, name: str, words: list[str], hint: Any, command: str) -> None:
