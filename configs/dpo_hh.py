@@ -28,7 +28,7 @@ def base() -> dpo.Config:
         objective=dpo.Dpo(beta=0.1),
         batches=dpo.Batches(rows=16, seq_len=1024),
         optim=dpo.Optimiser(lr=1e-5, warmup=20),
-        train=dpo.Training(steps=0, epochs=1, remat="most"),
+        train=dpo.Training(steps=0, epochs=1),
     )
 
 

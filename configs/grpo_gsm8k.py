@@ -26,7 +26,7 @@ def base() -> grpo.Config:
         rollout=grpo.Rollout(prompts=32, samples=8, prompt_tokens=256, answer_tokens=512, varied=True),
         objective=grpo.Objective("dapo", high=0.28),
         optim=grpo.Optimiser(lr=1e-5, schedule="constant", warmup=10),
-        train=grpo.Training(steps=200, remat="most", microbatches=16, eval_every=20, eval_batches=4, save_every=20),
+        train=grpo.Training(steps=200, microbatches=16, eval_every=20, eval_batches=4, save_every=20),
         review=grpo.Review(examples=0, generations=4),
     )
 

@@ -21,7 +21,7 @@ def base() -> sft.Config:
         data=sft.Tfds("c4/en", "tensorflow_datasets", test="validation"),
         batches=sft.Batches(rows=16, seq_len=1024, packing="blocks", train_on="all"),
         optim=sft.Optimiser(lr=1e-4, warmup=50),
-        train=sft.Training(steps=1000, remat="most"),
+        train=sft.Training(steps=1000),
     )
 
 

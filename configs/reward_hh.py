@@ -22,7 +22,7 @@ def base() -> reward.Config:
         objective=reward.BradleyTerry(centring=0.01),
         batches=reward.Batches(rows=16, seq_len=1024),
         optim=reward.Optimiser(lr=1e-4, warmup=20),
-        train=reward.Training(steps=0, epochs=1, remat="most"),
+        train=reward.Training(steps=0, epochs=1),
     )
 
 

@@ -21,7 +21,7 @@ def base() -> sft.Config:
         data=sft.Files("trainset.csv", columns={"mr": "prompt", "ref": "completion"}),
         batches=sft.Batches(rows=16, seq_len=512),
         optim=sft.Optimiser(lr=2e-4, warmup=50),
-        train=sft.Training(steps=0, epochs=3, remat="most"),
+        train=sft.Training(steps=0, epochs=3),
     )
 
 

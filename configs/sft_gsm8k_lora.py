@@ -21,7 +21,7 @@ def base() -> sft.Config:
         data=sft.Files("gsm8k/train.jsonl", columns={"question": "prompt", "answer": "completion"}),
         batches=sft.Batches(rows=16, seq_len=1024),
         optim=sft.Optimiser(lr=2e-4, warmup=30),
-        train=sft.Training(steps=0, epochs=3, remat="most"),
+        train=sft.Training(steps=0, epochs=3),
     )
 
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# On an accelerator only its own kernels' cases are meant to run: tools/device_check.sh.
+PLATFORMS = os.environ["JAX_PLATFORMS"] = os.environ.get("JAXPOST_TEST_PLATFORMS", "cpu")
 FLAGS = [
     "--xla_force_host_platform_device_count=8",
     # Eight devices on two busy cores wait for each other longer than the 40 s after which XLA would abort.
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    # Most of the time goes into compiling. With these it takes half as long, and what runs is as right.
-    "--xla_backend_optimization_level=0",
 ]
+if PLATFORMS == "cpu":  # most of the time goes into compiling: with these it takes half as long, and is as right
+    FLAGS.append("--xla_backend_optimization_level=0")
 if importlib.metadata.version("jax").startswith("0.10."):  # XLA aborts at a flag that it does not know
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
@@ -40,6 +41,8 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from tests.signatures import check  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if PLATFORMS != "cpu":  # what kernels are held against is computed in float32, not in what a matrix unit makes of it
+    jax.config.update("jax_default_matmul_precision", "highest")
 jaxtyping.install_import_hook("jaxpost", f"{check.__module__}.{check.__name__}")
 
 # A first example compiles, and two busy cores are slow: time is no reason for a law to fail.

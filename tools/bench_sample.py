@@ -13,13 +13,16 @@ import argparse
 import json
 import statistics
 import time
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import op_times
 
 from jaxpost import delta, params, quant, trees
 from jaxpost.arrays import Tree
+from jaxpost.kernels.decode_attention import KV, bytes_per_entry
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 from jaxpost.models.presets import PRESETS
@@ -87,7 +90,7 @@ def prefill_ms(config: Decoder, weights: Tree, prompts: list[list[int]]) -> floa
     lengths, times = np.full(len(prompts), len(prompts[0]), np.int32), []
     for _ in range(4):
         begun = time.monotonic()
-        jax.block_until_ready(_prefill(config, weights, tokens, lengths, False))
+        jax.block_until_ready(_prefill(config, weights, tokens, lengths, False, "model"))
         times.append(time.monotonic() - begun)
     return 1e3 * min(times)
 
@@ -98,11 +101,11 @@ def measure(options: argparse.Namespace) -> None:
     rows = options.rows or options.batch
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, config.vocab, (rows // options.samples, options.prompt)).tolist()
-    sampling = Sampling(options.new, options.temperature, options.top_k, options.top_p)
-    few = generate(config, weights, prompts[:4], Sampling(32, temperature=1.0), slots=4)
+    sampling = Sampling(options.new, options.temperature, options.top_k, options.top_p, kv=options.kv)
+    few = generate(config, weights, prompts[:4], Sampling(32, temperature=1.0, kv=options.kv), slots=4)
     off = gaps(config, weights, prompts[:4], few, chosen=False)
     ring = rounded(options.prompt) + rounded(options.new)
-    cache = 2 * config.layers * config.kv_heads * config.head_size * ring * jnp.dtype(config.dtype).itemsize
+    cache = 2 * config.layers * config.kv_heads * ring * bytes_per_entry(options.kv, config.head_size, config.dtype)
     known = {**vars(options), "rows": rows, "device": jax.devices()[0].device_kind, "jax": jax.__version__}
     known["weights_gib"] = round(sum(x.nbytes for x in jax.tree.leaves(weights)) / 2**30, 3)
     known["cache_gib"] = round(options.batch * cache / 2**30, 3)
@@ -128,6 +131,11 @@ def measure(options: argparse.Namespace) -> None:
         )
         print(json.dumps(found[-1]), flush=True)
         del engine
+    if options.profile:
+        with op_times.traced() as times:
+            for _ in Engine(config, weights, prompts, sampling, (), None, options.samples, options.batch).run():
+                pass
+        print(op_times.table(times, options.new, options.profile), flush=True)
     stats = jax.devices()[0].memory_stats() or {}
     known["peak_gib"] = round(stats.get("peak_bytes_in_use", 0) / 2**30, 2)
     known["prefill_ms"] = round(prefill_ms(config, weights, prompts[: options.batch]), 2)
@@ -151,6 +159,8 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--merged", action="store_true", help="make the delta part of a copy of the weights first")
     parser.add_argument("--quant", choices=("none", *FORMATS), default="none", help="how the weights are stored")
+    parser.add_argument("--kv", choices=get_args(KV), default="model", help="how keys and values are stored")
+    parser.add_argument("--profile", type=int, default=0, help="show so many kernels, the most expensive ones first")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(json.dumps({"check": {name: round(error, 7) for name, error in check_small().items()}}), flush=True)

@@ -14,10 +14,12 @@ STARTED = time.monotonic()
 import argparse  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+import op_times  # noqa: E402
 
 from jaxpost import params  # noqa: E402
 from jaxpost.delta import Adapters, Dora, Full, Lora, Method, Prefix, Prompt  # noqa: E402
@@ -110,6 +112,14 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
             times.append(time.monotonic() - begun)
             first = first or time.monotonic() - started
         loss = float(metrics["loss"])
+        if options.profile:
+            with op_times.traced() as found:
+                for _ in range(2):
+                    state, metrics = step(state, frozen, batch, key)
+                jax.block_until_ready(metrics)
+            print(op_times.table(found, 2, options.profile), flush=True)
+        if options.hlo:
+            Path(options.hlo).write_text(step.as_text())
     median = statistics.median(times[options.warmup :])
     tokens = options.batch * options.seq
     stats = jax.devices()[0].memory_stats() or {}
@@ -159,6 +169,8 @@ def main() -> None:
     parser.add_argument("--tensor", type=int, default=1, help="devices that heads are cut over; fsdp takes the rest")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--chunk", type=int, default=2048, help="tokens whose logits exist at a time")
+    parser.add_argument("--profile", type=int, default=0, help="show so many operations, the most expensive ones first")
+    parser.add_argument("--hlo", default="", help="write the compiled program's text into this file")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3)
     options = parser.parse_args()

@@ -123,7 +123,7 @@ def surroundings(error: Exception) -> str:
     if "RESOURCE_EXHAUSTED" in text:
         return (
             "the device is out of memory; lower batches.rows or batches.seq_len, raise train.microbatches, or choose "
-            f"train.remat most or full ({text.splitlines()[0][:200]})"
+            f"train.remat full ({text.splitlines()[0][:200]})"
         )
     if text.startswith("Unable to initialize backend"):
         return f"JAX finds no device: {text.splitlines()[0]}"

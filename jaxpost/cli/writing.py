@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verbs in which a model writes: completions of prompts, and a conversation."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ def generate(
     top_p: float = 1.0,
     stop: tuple[str, ...] = (),
     seed: int = 0,
+    kv: Literal["model", "int8", "fp8"] = "model",
     best: bool = False,
     adapter: Annotated[str, tyro.conf.arg(help=OVER)] = "",
     chat: Annotated[bool, tyro.conf.arg(help="Word each prompt by the chat template, as a user's message.")] = False,
@@ -36,7 +37,7 @@ def generate(
     if not prompt:
         raise Fault("--prompt names no prompt; give at least one, or - to read one from standard input")
     texts = [as_text(standard_input() if text == "-" else text) for text in prompt]
-    sampling = Sampling(max_new, temperature, top_k, top_p, seed)
+    sampling = Sampling(max_new, temperature, top_k, top_p, seed, kv)
     stop = tuple(string for string in stop if string)
     with status(f"reading {run}"):
         model = trained.read(run, best, adapter)

@@ -5,6 +5,7 @@ A weight is an array, a `QArray`, or a `Bound`: any of the three, or an empty sl
 `einsum`, `take`, `ragged`, `plus` and `through`, and never ask which.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,8 @@ from flax import struct
 from jaxpost import trees
 from jaxpost.arrays import Array, Key, Tree
 from jaxpost.faults import Fault
+from jaxpost.kernels import quant_matmul as few
+from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.ragged_matmul import Groups, ragged_matmul
 from jaxpost.params import ParamSpec
 from jaxpost.quant import ByRow, QArray, dequantise
@@ -56,6 +59,37 @@ class Einsum:
         x, w, result = self.parts
         across = [c for c in w if c not in x or c not in result]
         return not across or across[0] in x
+
+    @property
+    def merged(self) -> int:
+        """How many of the activation's last axes are contracted, if that is all there is to it: a product of matrices
+        `[..., in] [in, out]` once axes are merged. Otherwise 0."""
+        x, w, result = self.parts
+        inner = "".join(c for c in w if c in x)
+        outer = w[len(inner) :]
+        alone = inner and w.startswith(inner) and not set(inner) & set(result) and "." not in x
+        return len(inner) if alone and x.endswith(inner) and result == x.removesuffix(inner) + outer else 0
+
+    def in_few_bits(self, x: Array, w: QArray, low: tuple[Array, Array] | None = None) -> Array | None:
+        """A product of few tokens with a quantised weight (given the factors `[in..., r]` and `[r, out...]` of a
+        low-rank edit, with the edited weight), by a kernel that reads it as it is stored. `None` for what is no such
+        product, or where no kernel serves it."""
+        mesh = jax.sharding.get_abstract_mesh()
+        if not (
+            self.merged == w.inner == w.ndim - w.outer
+            and isinstance(w.format, few.FORMATS)
+            and jnp.issubdtype(x.dtype, jnp.floating)
+            and 0 < math.prod(x.shape[: -w.inner]) <= few.MOST_TOKENS
+            and (mesh.empty or mesh.size == 1)
+        ):
+            return None
+        tokens, outs = x.shape[: -w.inner], w.codes.shape[w.inner :]
+        flat = None if low is None else (low[0].reshape(-1, low[0].shape[-1]), low[1].reshape(low[1].shape[0], -1))
+        try:
+            y = few.quant_fused(x.reshape(math.prod(tokens), -1), few.as_matrix(w), flat)
+        except Unsupported:
+            return None
+        return y.reshape(*tokens, *outs)
 
     def split(self) -> tuple["Einsum", "Einsum"]:
         """The same contraction through a factor pair: `x@a` down to a rank axis, then `@b` up from it; transposed,
@@ -221,6 +255,8 @@ def contract(op: Op, x: Array, w: Weight) -> Array:
     if isinstance(w, QArray):
         if isinstance(op, Take) and isinstance(w.format, ByRow) and w.ndim == 2:
             return w.format.rows(w.codes, w.scales, x, op.dtype or jnp.float32)
+        if isinstance(op, Einsum) and (y := op.in_few_bits(x, w)) is not None:
+            return y
         # Checkpointed, else every dequantised weight would be kept for the backward pass.
         decode_dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
         return jax.checkpoint(lambda x, w: op(x, dequantise(w, decode_dtype)), prevent_cse=False)(x, w)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int, Tree
-from jaxpost.kernels.linear_xent import linear_values
+from jaxpost.kernels.linear_xent import chosen, linear_values
 
 
 def token_log_probs(
@@ -47,8 +47,7 @@ def token_log_probs_and_entropy(
 def _log_probs(temperature: float) -> Callable[[Array, Array], tuple[Array, ...]]:
     def values(logits: Array, targets: Array) -> tuple[Array, ...]:
         logits = logits / temperature
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return (chosen - jax.nn.logsumexp(logits, axis=-1),)
+        return (chosen(logits, targets) - jax.nn.logsumexp(logits, axis=-1),)
 
     return values
 
@@ -57,8 +56,7 @@ def _log_probs(temperature: float) -> Callable[[Array, Array], tuple[Array, ...]
 def _both(temperature: float) -> Callable[[Array, Array], tuple[Array, ...]]:
     def values(logits: Array, targets: Array) -> tuple[Array, ...]:
         logs = jax.nn.log_softmax(logits / temperature, axis=-1)
-        chosen = jnp.take_along_axis(logs, targets[..., None], axis=-1)[..., 0]
         # A token that cannot come, at minus infinity, adds nothing: chosen before the product, whose gradient is NaN.
-        return chosen, -jnp.sum(jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0.0), axis=-1)
+        return chosen(logs, targets), -jnp.sum(jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0.0), axis=-1)
 
     return values

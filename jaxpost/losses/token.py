@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int
+from jaxpost.kernels.linear_xent import chosen
 
 
 def cross_entropy(
@@ -17,8 +18,7 @@ def cross_entropy(
     """
     logits = logits.astype(jnp.float32)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    loss = normaliser - chosen
+    loss = normaliser - chosen(logits, targets)
     if label_smoothing:
         loss = (1.0 - label_smoothing) * loss + label_smoothing * (normaliser - jnp.mean(logits, axis=-1))
     return loss

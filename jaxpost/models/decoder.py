@@ -16,7 +16,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxpost import trees
 from jaxpost.arrays import Array, Float, Int, Tree
 from jaxpost.delta import constrain_weights, einsum, formed, plus, take, through
-from jaxpost.kernels.attention import Cached, Rows, attention
+from jaxpost.kernels.attention import Rows, attention
+from jaxpost.kernels.decode_attention import Cached, Entries, decode_attention
 from jaxpost.models.architecture import Decoder as Decoder
 from jaxpost.models.architecture import Layer, blocks, is_stacked
 from jaxpost.models.architecture import specs as specs
@@ -67,16 +68,17 @@ def trunk(
     """All blocks and the last norm: hidden states `[b, s, d]`, and the tokens' own keys and values if asked to `keep`
     them.
 
-    `cached` holds the blocks' earlier keys and values, each stacked over its layers. It is read, never written: whoever
-    owns the cache writes all layers' new entries at once afterwards.
+    `cached` holds the blocks' earlier keys and values, each stacked over its layers; the rows are one example's next
+    tokens each then. It is read, never written: whoever owns the cache writes all layers' new entries at once
+    afterwards.
     """
     if config.rope is None:
         x = x + take(weights["positions"], rows.positions, x.dtype)
     make = _Blocks(config, rows, rules, keep, remat)
     run = {path: make(path, config.layer(numbers[0])) for path, numbers in blocks(config).items()}
 
-    def through(path: str, x: Array, w: Tree, kv: tuple[Array, Array] | None) -> tuple[Array, Any]:
-        seen = None if cached is None or kv is None else Cached(*kv, cached[path].segments, cached[path].positions)
+    def through(path: str, x: Array, w: Tree, entries: Entries | None) -> tuple[Array, Any]:
+        seen = None if cached is None or entries is None else Cached.of(entries, cached[path].start, cached[path].count)
         return run[path](x, (w, seen))
 
     def period(x: Array, parts: Tree) -> tuple[Array, Tree]:
@@ -85,13 +87,13 @@ def trunk(
             x, own[path] = through(path, x, *parts[path])
         return x, own
 
-    parts = {path: (_at(weights, path), None if cached is None else (cached[path].k, cached[path].v)) for path in run}
+    parts = {path: (_at(weights, path), None if cached is None else cached[path].entries) for path in run}
     kept: Kept = {}
     if stacked := {path: part for path, part in parts.items() if is_stacked(path)}:
         x, kept = jax.lax.scan(period, x, stacked)
-    for path, (w, kv) in parts.items():
+    for path, (w, entries) in parts.items():
         if not is_stacked(path):
-            x, own = through(path, x, w, None if kv is None else (kv[0][0], kv[1][0]))
+            x, own = through(path, x, w, jax.tree.map(lambda stack: stack[0], entries))
             kept[path] = jax.tree.map(lambda new: new[None], own)
     return norm(config, x, weights, "norm"), kept if keep else None
 
@@ -210,8 +212,11 @@ def _attend(
     k, v = _prefixed(k, w["prefix_k"], rows), _prefixed(v, w["prefix_v"], rows)
     q, k, v = checkpoint_name(q, "qkv"), checkpoint_name(k, "qkv"), checkpoint_name(v, "qkv")
     scale = 1 / math.sqrt(config.head_size) if config.attn_scale is None else config.attn_scale
-    y = attention(q, k, v, rows, seen, window=layer.window, scale=scale, cap=config.attn_cap)
-    return plus(einsum("bsnh,nhd->bsd", checkpoint_name(y, "attn"), w["o"]), w["o_bias"]), (k, v)
+    if seen is None:
+        y = attention(q, k, v, rows, window=layer.window, scale=scale, cap=config.attn_cap)
+    else:
+        y = decode_attention(q, k, v, seen, window=layer.window, scale=scale, cap=config.attn_cap)
+    return plus(einsum("bsnh,nhd->bsd", y, w["o"]), w["o_bias"]), (k, v)
 
 
 def _prefixed(kv: Float[Array, "b s k h"], prefix: Any, rows: Rows) -> Float[Array, "b s k h"]:

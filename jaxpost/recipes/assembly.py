@@ -18,6 +18,7 @@ from jaxpost.data.tokenizers import Tokenizer, Virtual, with_virtual
 from jaxpost.faults import Fault
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
+from jaxpost.recipes.compiling import Program, program
 from jaxpost.train import optimisers
 from jaxpost.train import state as states
 from jaxpost.train.optimisers import Optimiser
@@ -44,14 +45,6 @@ DeltaConfig = (
 
 
 @dataclass(frozen=True)
-class Program:
-    """A compiled piece of a run: what is called, and abstract arguments (shapes, types, places) to compile it for."""
-
-    call: Any
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
 class Assembly:
     """`state` and `frozen` are abstract, with shardings; `make` draws the state and the fixed half of the delta, which
     may start from the base's weights."""
@@ -63,6 +56,15 @@ class Assembly:
     state: State
     frozen: dict[str, Tree]
     make: Callable[[Key, Tree], tuple[State, Tree]]
+
+    def programs(self, step: Callable[..., Any], evaluate: Callable[..., Any], batch: Any) -> dict[str, Program]:
+        """What updates the state from a batch, and what measures `trainable` on one. The state is overwritten; the
+        base never is, since others read it too."""
+        mesh = self.mesh
+        return {
+            "step": program(step, mesh, self.state, self.frozen, batch, abstract_key(mesh), donated=(0,)),
+            "evaluate": program(evaluate, mesh, self.state.trainable, self.frozen, batch),
+        }
 
     @property
     def parameters(self) -> int:

@@ -5,6 +5,7 @@ What is trained is any delta with a head in it: by default a deep prompt and a h
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,8 +26,9 @@ from jaxpost.models import heads
 from jaxpost.models.decoder import Decoder, embed, rows, trunk
 from jaxpost.models.remat import Remat
 from jaxpost.recipes import feed, run, trained
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
+from jaxpost.recipes.assembly import Assembly, DeltaConfig, abstract_batch, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files
 from jaxpost.recipes.labels import BuiltIn, Labels, classes_of
 from jaxpost.recipes.review import Review
@@ -110,11 +112,7 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
         return loss(trainable, frozen, None, {**batch, **denominators(batch)}, None)[1]
 
     batch = abstract_batch(config.batches.rows, config.batches.seq_len, assembly.mesh)
-    state, frozen = assembly.state, assembly.frozen
-    return {
-        "step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(assembly.mesh))),
-        "evaluate": Program(jax.jit(evaluate), (state.trainable, frozen, batch)),
-    }
+    return assembly.programs(step, evaluate, batch)
 
 
 @dataclass(frozen=True)
@@ -182,4 +180,4 @@ def main(config: Config, directory: Path) -> None:
             model.config, model.specs, config.delta, optim, data.steps, mesh, encode, trained.delta_of
         )  # fmt: skip
         scored = Scored(config, directory, model.config, data, classes, mesh)
-        run.train(config, directory, model, data, assembly, programs(config, assembly), scored)
+        run.train(config, directory, model, data, assembly, partial(programs, assembly=assembly), scored)

@@ -7,6 +7,7 @@ read twice, not held twice.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from jaxpost.data.batches.pairs import Handling, Pairs
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import run, trained
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_key, assemble, reserving
+from jaxpost.recipes.assembly import Assembly, DeltaConfig, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
 from jaxpost.recipes.preferences import moving, references
 from jaxpost.recipes.preferences.answers import Answers, abstract, answers, halved, token_count, weighted_means
@@ -136,11 +138,7 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
         return loss(trainable, frozen, None, {**batch, **denominators(batch)}, None)[1]
 
     batch = abstract(unit_of(config), config.batches.rows, config.batches.seq_len, assembly.mesh)
-    state, frozen = assembly.state, assembly.frozen
-    return {
-        "step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(assembly.mesh))),
-        "evaluate": Program(jax.jit(evaluate), (state.trainable, frozen, batch)),
-    }
+    return assembly.programs(step, evaluate, batch)
 
 
 def unit_of(config: Config) -> Pairs:
@@ -169,4 +167,4 @@ def main(config: Config, directory: Path) -> None:
             config.extra,
         )
         reviewing = Preferring(config, directory, model, data, mesh)
-        run.train(config, directory, model, data, assembly, programs(config, assembly), reviewing)
+        run.train(config, directory, model, data, assembly, partial(programs, assembly=assembly), reviewing)

@@ -18,8 +18,9 @@ from jaxpost.losses import masked_mean
 from jaxpost.losses.advantages import Scale
 from jaxpost.losses.policy import FAMILY
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program
+from jaxpost.recipes.assembly import Assembly, DeltaConfig
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, World
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.rollouts import advantages, policy, scoring
@@ -195,4 +196,4 @@ def check(config: Config) -> None:
 def main(config: Config, directory: Path) -> None:
     """Trains, from the last checkpoint if there is one, and shows what was learned."""
     check(config)
-    policy.train(config, directory, partial(programs, config))
+    policy.train(config, directory, programs)

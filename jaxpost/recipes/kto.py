@@ -7,6 +7,7 @@ so its batches are not cut, and what has no such mean may be.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,9 @@ from jaxpost.data.batches.unpaired import Verdicts
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes import run, trained
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_key, assemble, reserving
+from jaxpost.recipes.assembly import Assembly, DeltaConfig, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
 from jaxpost.recipes.preferences import moving, references
 from jaxpost.recipes.preferences.answers import abstract, answers, halved, token_count
@@ -147,11 +149,7 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
         return loss(trainable, frozen, None, {**batch, **denominators(batch)}, None)[1]
 
     batch = abstract(unit_of(config), config.batches.rows, config.batches.seq_len, assembly.mesh)
-    state, frozen = assembly.state, assembly.frozen
-    return {
-        "step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(assembly.mesh))),
-        "evaluate": Program(jax.jit(evaluate), (state.trainable, frozen, batch)),
-    }
+    return assembly.programs(step, evaluate, batch)
 
 
 def unit_of(config: Config) -> Verdicts:
@@ -175,4 +173,4 @@ def main(config: Config, directory: Path) -> None:
             config.extra,
         )  # fmt: skip
         reviewing = Preferring(config, directory, model, data, mesh)
-        run.train(config, directory, model, data, assembly, programs(config, assembly), reviewing)
+        run.train(config, directory, model, data, assembly, partial(programs, assembly=assembly), reviewing)

@@ -8,6 +8,7 @@ all scales are then trained until the model's logits are those of the tuned one.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, trunk
 from jaxpost.recipes import run, sft, trained
-from jaxpost.recipes.assembly import Assembly, Program, abstract_batch, abstract_key, assemble
+from jaxpost.recipes.assembly import Assembly, abstract_batch, assemble
 from jaxpost.recipes.base import Loaded, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens
 from jaxpost.recipes.review import Review, measure, predictions, suites
 from jaxpost.recipes.run import Batches, Training
@@ -100,11 +102,7 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
         return likelihood(trainable, frozen, None, {**batch, **sft.denominators(batch)}, None)[1]
 
     batch = abstract_batch(config.batches.rows, config.batches.seq_len, assembly.mesh)
-    state, frozen = assembly.state, assembly.frozen
-    return {
-        "step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(assembly.mesh))),
-        "evaluate": Program(jax.jit(evaluate), (state.trainable, frozen, batch)),
-    }
+    return assembly.programs(step, evaluate, batch)
 
 
 def beside(assembly: Assembly, teacher: delta.Delta) -> Assembly:
@@ -155,7 +153,7 @@ def main(config: Config, directory: Path) -> None:
         data = run.sources(config, model.tokenizer)
         assembly = assemble(model.config, model.specs, config.delta, config.optim, data.steps, mesh)
         assembly = beside(assembly, teacher)
-        state = run.train(config, directory, model, data, assembly, programs(config, assembly))
+        state = run.train(config, directory, model, data, assembly, partial(programs, assembly=assembly))
         start, fixed = assembly.make(jax.random.key(0), model.weights)
         whole = {"tuned": teacher}
         whole |= {"one bit": delta.combine(start.trainable, fixed), "distilled": delta.combine(state.trainable, fixed)}

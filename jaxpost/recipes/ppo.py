@@ -19,8 +19,9 @@ from jaxpost.arrays import Array, Batch, Key, Metrics, Tree
 from jaxpost.faults import Fault
 from jaxpost.losses import masked_mean
 from jaxpost.models.decoder import Decoder
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program
+from jaxpost.recipes.assembly import Assembly, DeltaConfig
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, World
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.rollouts import policy, scoring, text
@@ -185,4 +186,4 @@ def programs(config: Config, assembly: Assembly, judges: Mapping[str, Tree]) -> 
 
 def main(config: Config, directory: Path) -> None:
     """Trains, from the last checkpoint if there is one, and shows what was learned."""
-    policy.train(config, directory, partial(programs, config))
+    policy.train(config, directory, programs)

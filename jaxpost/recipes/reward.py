@@ -22,8 +22,9 @@ from jaxpost.data.batches.unpaired import Verdicts
 from jaxpost.faults import Fault
 from jaxpost.models.decoder import Decoder, specs
 from jaxpost.recipes import run, trained
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_key, assemble, reserving
+from jaxpost.recipes.assembly import Assembly, DeltaConfig, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tfds, World
 from jaxpost.recipes.preferences.answers import abstract, scores, token_count
 from jaxpost.recipes.preferences.judgements import BradleyTerry, Judged, Judgement, Pointwise, Ranked, Ties, TwoClass
@@ -123,11 +124,7 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
         return loss(trainable, frozen, None, {**batch, **whole(batch)}, None)[1]
 
     batch = abstract(config.objective.unit(config.rows), config.batches.rows, config.batches.seq_len, assembly.mesh)
-    state, frozen = assembly.state, assembly.frozen
-    return {
-        "step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(assembly.mesh))),
-        "evaluate": Program(jax.jit(evaluate), (state.trainable, frozen, batch)),
-    }
+    return assembly.programs(step, evaluate, batch)
 
 
 def main(config: Config, directory: Path) -> None:
@@ -146,4 +143,4 @@ def main(config: Config, directory: Path) -> None:
             model.config, model.specs, config.delta, config.optim, data.steps, mesh, encode, trained.delta_of
         )  # fmt: skip
         reviewing = Rated(config, directory, data, mesh, partial(rated, model.config, config))
-        run.train(config, directory, model, data, assembly, programs(config, assembly), reviewing)
+        run.train(config, directory, model, data, assembly, partial(programs, assembly=assembly), reviewing)

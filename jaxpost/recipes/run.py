@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,8 +22,9 @@ from jaxpost.data.tokenizers import Tokenizer, TrainOn
 from jaxpost.faults import Fault
 from jaxpost.models.remat import Remat
 from jaxpost.recipes import record
-from jaxpost.recipes.assembly import Assembly, Program, reserving
+from jaxpost.recipes.assembly import Assembly, abstract_key, reserving
 from jaxpost.recipes.base import Loaded
+from jaxpost.recipes.compiling import Program, fitted
 from jaxpost.recipes.feed import Feed
 from jaxpost.recipes.feed import place as place
 from jaxpost.recipes.feed import sources as sources
@@ -60,12 +62,17 @@ class Batches:
 @dataclass(frozen=True)
 class Training:
     """How long and on what. `steps`, or `epochs` over the data (then steps is 0). Every so many steps: a line of
-    metrics, the loss on held-out rows (over `eval_batches` batches), a checkpoint."""
+    metrics, the loss on held-out rows (over `eval_batches` batches), a checkpoint.
+
+    `remat` is what a step keeps for its backward pass and what it computes again (`models.remat`); `auto` takes the
+    fastest way that fits into `memory` GiB a device, or, where that is 0, into what is free there.
+    """
 
     steps: int = 200
     epochs: int = 0
     microbatches: int = 1
-    remat: Remat = "none"
+    remat: Remat = "auto"
+    memory: float = 0.0
     mesh: MeshShape = MeshShape()
     seed: int = 0
     log_every: int = 1
@@ -77,7 +84,7 @@ class Training:
 BOUNDS = {
     **dict.fromkeys(("batches.rows", "batches.seq_len", "train.microbatches", "review.rows"), (1, math.inf)),
     **dict.fromkeys(("train.steps", "train.epochs", "train.log_every", "train.eval_every"), (0, math.inf)),
-    **dict.fromkeys(("train.eval_batches", "train.save_every"), (0, math.inf)),
+    **dict.fromkeys(("train.eval_batches", "train.save_every", "train.memory"), (0, math.inf)),
     **dict.fromkeys(("review.examples", "review.generations"), (0, math.inf)),
     **dict.fromkeys(("optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip"), (0, math.inf)),
 }
@@ -148,7 +155,6 @@ class Session:
     model: Loaded
     data: Feed
     assembly: Assembly
-    programs: dict[str, Program]
     frozen: Tree
 
     def weights(self, state: State) -> Tree:
@@ -162,11 +168,11 @@ def train(
     model: Loaded,
     data: Feed,
     assembly: Assembly,
-    programs: dict[str, Program],
+    programs: Callable[[Any], Mapping[str, Program]],
     reviewing: Reviewed | None = None,
 ) -> State:
-    """Runs the loop around a recipe's programs, with checkpoints, metrics and progress, and reviews the result: as a
-    language model, unless the recipe knows better."""
+    """Runs the loop around a recipe's programs (of a config, which may be this one with another `train.remat`), with
+    checkpoints, metrics and progress, and reviews the result: as a language model, unless the recipe knows better."""
     begun_at = time.monotonic()
     if data.length > model.config.max_length:
         what = "rollout.prompt_tokens + rollout.answer_tokens" if hasattr(config, "rollout") else "batches.seq_len"
@@ -178,7 +184,7 @@ def train(
         begun = checkpoints.step()
         settle(directory, config, begun is not None)
         state, fixed = assembly.make(jax.random.fold_in(jax.random.key(config.train.seed), 1), model.weights)
-        session = Session(config, directory, model, data, assembly, programs, {"base": model.weights, "fixed": fixed})
+        session = Session(config, directory, model, data, assembly, {"base": model.weights, "fixed": fixed})
         reviewing = reviewing or Reviewing(config.review, config.data, directory, model.config, model.tokenizer)
         # A fresh prompt or prefix is not nothing: what it is added to is measured without it.
         plain = model.weights if config.delta.virtual else session.weights(state)
@@ -188,12 +194,14 @@ def train(
             state = saved.state
             data.resume(saved.sources)
             say(f"going on from step {begun} of {directory}")
+        remat = "not asked"
         if int(state.step) < data.steps:
+            compiled, remat = fitted(config, programs, assembly.mesh, partial(status, console=console()))
             with _log(directory, begun or 0) as log, closing(data):
-                state = _fit(session, state, checkpoints, log)
+                state = _fit(session, state, compiled, checkpoints, log)
             checkpoints.wait()  # the review takes a while, and must not be what a failed save is told after
     if jax.process_index() == 0:
-        metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at))
+        metrics.write_facts(directory, {**_facts(session, state, time.monotonic() - begun_at), "remat": remat})
     for line in data.told():
         say(line)
     reviewing.after(session.weights(state), reserving(model.tokenizer, config.delta))
@@ -210,13 +218,15 @@ def _log(directory: Path, step: int) -> Iterator[Callable[[int, Metrics], None]]
         yield writer.write
 
 
-def _fit(session: Session, state: State, checkpoints: Checkpoints, log: Callable[[int, Metrics], None]) -> State:
+def _fit(
+    session: Session,
+    state: State,
+    compiled: Mapping[str, Any],
+    checkpoints: Checkpoints,
+    log: Callable[[int, Metrics], None],
+) -> State:
     config, data, assembly = session.config, session.data, session.assembly
-    compiled = {}
-    for name, program in session.programs.items():
-        with status(f"compiling {name}", console()):
-            compiled[name] = program.call.lower(*program.arguments).compile()
-    key = jax.device_put(jax.random.key(config.train.seed), session.programs["step"].arguments[-1].sharding)
+    key = jax.device_put(jax.random.key(config.train.seed), abstract_key(assembly.mesh).sharding)
     # All of them now: asking for one at a time would queue behind the running step, and the host would wait for it.
     updates = data.steps * data.updates
     rates = np.asarray(jax.vmap(optimisers.schedule(config.optim, updates))(np.arange(updates)))

@@ -6,6 +6,7 @@ Full tuning is a delta like any other (`Full()`), and so is pre-training: of a `
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,8 +19,9 @@ from jaxpost.kernels.linear_xent import linear_xent
 from jaxpost.losses import cross_entropy, z_loss
 from jaxpost.models.decoder import Decoder, contract_head, embed, head_weights, rows, trunk
 from jaxpost.recipes import run, trained
-from jaxpost.recipes.assembly import Assembly, DeltaConfig, Program, abstract_batch, abstract_key, assemble, reserving
+from jaxpost.recipes.assembly import Assembly, DeltaConfig, abstract_batch, assemble, reserving
 from jaxpost.recipes.base import Fresh, Model, Pretrained
+from jaxpost.recipes.compiling import Program
 from jaxpost.recipes.corpus import Files, Mixed, Tasks, Tfds, Tokens, World
 from jaxpost.recipes.review import Review
 from jaxpost.recipes.run import Batches, Training
@@ -116,11 +118,7 @@ def programs(config: Config, assembly: Assembly) -> dict[str, Program]:
         return loss(trainable, frozen, None, {**batch, **denominators(batch)}, None)[1]
 
     batch = abstract_batch(config.batches.rows, config.batches.seq_len, assembly.mesh)
-    state, frozen = assembly.state, assembly.frozen
-    return {
-        "step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(assembly.mesh))),
-        "evaluate": Program(jax.jit(evaluate), (state.trainable, frozen, batch)),
-    }
+    return assembly.programs(step, evaluate, batch)
 
 
 def main(config: Config, directory: Path) -> None:
@@ -140,4 +138,4 @@ def main(config: Config, directory: Path) -> None:
             model.tokenizer.encode,
             trained.delta_of,
         )
-        run.train(config, directory, model, data, assembly, programs(config, assembly))
+        run.train(config, directory, model, data, assembly, partial(programs, assembly=assembly))

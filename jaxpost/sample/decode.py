@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxpost.arrays import Array, Bool, Int, Key, Tree
-from jaxpost.kernels.attention import Cached, Rows
+from jaxpost.kernels.attention import Rows
+from jaxpost.kernels.decode_attention import KV, Cached, Entries, empty, stored
 from jaxpost.models.architecture import blocks
 from jaxpost.models.decoder import Decoder, embed, head, rows, trunk
 from jaxpost.sample.apart import kept_apart
@@ -21,8 +22,8 @@ LOOK = 4  # steps between two looks at whether all rows are done: a loop whose e
 
 @struct.dataclass
 class Prefilled:
-    """Prompts that were read: per block (`models.architecture.blocks`) the keys and values `[l, b, k, s, h]` of their
-    tokens, the logits `[b, v]` of what comes next, and their lengths `[b]`."""
+    """Prompts that were read: per block (`models.architecture.blocks`) the entries `[l, b, k, s, h]` of their tokens,
+    the logits `[b, v]` of what comes next, and their lengths `[b]`."""
 
     kv: Any
     logits: Any
@@ -33,22 +34,22 @@ class Prefilled:
 class Decoding:
     """Rows in the middle of their completions, of which each may be at another token of its own.
 
-    kv: per block the keys and values `[l, b, k, t, h]` that its layers remember, a ring of t places: with a window t is
-    the window, else there is a place for every position. All rows write at the same one, `clock` modulo t, so that a
-    step writes one slice: a row's newest token stands right behind the clock, whenever the row began. positions: per
-    size t of a ring those of the tokens in it, `[b, t]`, -1 where nothing is.
+    kv: per block the entries `[l, b, k, t, h]` that its layers remember, a ring of t places: with a window t is the
+    window, else there is a place for every position. All rows write at the same one, `clock` modulo t, so that a step
+    writes one slice: a row's newest token stands right behind the clock, whenever the row began, and its older ones
+    behind that.
     logits `[b, v]` of each row's next token; position `[b]` that it will have; drawn `[b]`, how many tokens the row has
-    had, and left `[b]`, how many it may still have: 0 is done; keys `[b]`, one a row.
+    had, and left `[b]`, how many it may still have: 0 is done; keys `[b]`, one a row; `stored`: how entries are.
     """
 
     kv: Any
-    positions: Any
     logits: Any
     position: Any
     drawn: Any
     left: Any
     keys: Any
     clock: Any
+    stored: KV = struct.field(pytree_node=False, default="model")
 
 
 @struct.dataclass
@@ -65,10 +66,15 @@ class Seats:
 
 
 def prefill(
-    config: Decoder, weights: Tree, tokens: Int[Array, "b s"], lengths: Int[Array, "b"], apart: bool = False
+    config: Decoder,
+    weights: Tree,
+    tokens: Int[Array, "b s"],
+    lengths: Int[Array, "b"],
+    apart: bool = False,
+    kv: KV = "model",
 ) -> Prefilled:
     """Reads prompts of unequal length, padded on the right. Ids below zero are places of a prompt or prefix
-    (`decoder.rows`). Decoding may be by `layers_apart(config)`."""
+    (`decoder.rows`). Decoding may be by `layers_apart(config)`, from entries stored as `kv` says."""
     places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     segments = (places < lengths[:, None]).astype(jnp.int32)
     hidden, kept = trunk(
@@ -77,32 +83,28 @@ def prefill(
     assert kept is not None
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)
     kept = kept_apart(config, kept) if apart else kept
-    return Prefilled(_laid(kept), head(config, weights, last)[:, 0], lengths)
+    return Prefilled(_laid(kept, kv), head(config, weights, last)[:, 0], lengths)
 
 
-def begin(config: Decoder, slots: int, size: int) -> Decoding:
+def begin(config: Decoder, slots: int, size: int, kv: KV = "model") -> Decoding:
     """So many rows of nothing, all done, with room for `size` positions each."""
     dtype, none = jnp.dtype(config.dtype), jnp.zeros(slots, jnp.int32)
-    kv: dict[str, tuple[Array, Array]] = {}
+    entries: dict[str, Entries] = {}
     for path, numbers in blocks(config).items():
         window = config.layer(numbers[0]).window
         ring = size if window is None else min(window, size)
-        shape = (len(numbers), slots, config.kv_heads, ring, config.head_size)
-        kv[path] = _cut(jnp.zeros(shape, dtype)), _cut(jnp.zeros(shape, dtype))
-    positions = {ring: jnp.full((slots, ring), -1, jnp.int32) for ring in sorted({k.shape[3] for k, _ in kv.values()})}
+        entries[path] = _cut(empty(kv, (len(numbers), slots, config.kv_heads, ring, config.head_size), dtype))
     keys, logits = jax.random.split(jax.random.key(0), slots), jnp.zeros((slots, config.vocab), dtype)
-    return Decoding(kv, positions, logits, none, none, none, keys, jnp.zeros((), jnp.int32))
+    return Decoding(entries, logits, none, none, none, keys, jnp.zeros((), jnp.int32), kv)
 
 
 def place(state: Decoding, read: Prefilled, seats: Seats, seed: Key) -> Decoding:
     """The state with prompts that were read in some of its rows."""
     slot, lengths = seats.slot, read.lengths[seats.source]
-    held = {ring: _held(lengths, state.clock, ring) for ring in state.positions}
     fold = jax.random.fold_in
     keys = jax.vmap(lambda prompt, sample: fold(fold(seed, prompt), sample))(seats.prompt, seats.sample)
     return state.replace(  # pyright: ignore[reportAttributeAccessIssue]
         kv={path: _placed(own, read.kv[path], lengths, state.clock, seats) for path, own in state.kv.items()},
-        positions={ring: state.positions[ring].at[slot].set(new) for ring, new in held.items()},
         logits=state.logits.at[slot].set(read.logits[seats.source].astype(state.logits.dtype)),
         position=state.position.at[slot].set(lengths),
         drawn=state.drawn.at[slot].set(0),
@@ -150,63 +152,59 @@ def decode(
 def _next(config: Decoder, weights: Tree, state: Decoding, token: Int[Array, "b"], ends: Array) -> Decoding:
     """The state behind one more token a row. Rows that are done stay at their position."""
     at = state.position[:, None]
-    seen = {path: _cached(k, v, state.positions[k.shape[3]]) for path, (k, v) in state.kv.items()}
+    seen = {path: _cached(entries, state) for path, entries in state.kv.items()}
     x = embed(config, weights, token[:, None])
     hidden, kept = trunk(config, weights, x, Rows(jnp.ones_like(at), at), cached=seen, keep=True)
     assert kept is not None
-    new, going = _laid(kept), state.left > 0
-    ended = jnp.isin(token, ends)
-    put = jax.lax.dynamic_update_slice_in_dim
+    going, ended = state.left > 0, jnp.isin(token, ends)
+
+    def put(old: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new, state.clock % old.shape[3], 3)
+
     return Decoding(
-        kv={
-            path: jax.tree.map(lambda old, new: _cut(put(old, new, state.clock % old.shape[3], 3)), kv, new[path])
-            for path, kv in state.kv.items()
-        },
-        positions={ring: put(old, at, state.clock % ring, 1) for ring, old in state.positions.items()},
+        kv={path: _cut(jax.tree.map(put, state.kv[path], new)) for path, new in _laid(kept, state.stored).items()},
         logits=head(config, weights, hidden)[:, 0],
         position=state.position + going,
         drawn=state.drawn + 1,
         left=jnp.where(going & ~ended, state.left - 1, 0),
         keys=state.keys,
         clock=state.clock + 1,
+        stored=state.stored,
     )
 
 
-def _cached(k: Array, v: Array, positions: Int[Array, "b t"]) -> Cached:
-    return Cached(k, v, (positions >= 0).astype(jnp.int32), jnp.maximum(positions, 0))
+def _cached(entries: Entries, state: Decoding) -> Cached:
+    ring = entries.k.shape[3]
+    count = jnp.minimum(state.position, ring)
+    return Cached.of(entries, (state.clock - count) % ring, count)
 
 
-def _held(lengths: Int[Array, "r"], clock: Array, ring: int) -> Int[Array, "r t"]:
-    """The positions of prompts in a ring, of which the last ones stay, the newest right behind the clock."""
-    age = (clock - 1 - jnp.arange(ring, dtype=jnp.int32)[None]) % ring
-    return jnp.maximum(lengths[:, None] - 1 - age, -1)
-
-
-def _placed(kv: tuple[Array, Array], read: tuple[Array, Array], lengths: Array, clock: Array, seats: Seats) -> Any:
-    """Keys and values with prompts in some rows, of each the last positions that the ring has room for, the newest
-    right behind the clock. All rows are written again, in a few large copies: row by row it is thousands of small
-    ones."""
-    slots, ring = kv[0].shape[1], kv[0].shape[3]
+def _placed(kv: Entries, read: Entries, lengths: Array, clock: Array, seats: Seats) -> Entries:
+    """Entries with prompts in some rows, of each the last positions that the ring has room for, the newest right behind
+    the clock. All rows are written again, in a few large copies: row by row it is thousands of small ones."""
+    slots, ring = kv.k.shape[1], kv.k.shape[3]
     seat = jnp.full(slots, -1, jnp.int32).at[seats.slot].set(jnp.arange(seats.slot.shape[0], dtype=jnp.int32))
     source, ends = seats.source[jnp.maximum(seat, 0)], lengths[jnp.maximum(seat, 0)]
 
     def put(into: Array, read: Array) -> Array:
-        size = (*read.shape[:1], 1, *read.shape[2:3], ring, *read.shape[4:])
-        padded = jnp.pad(read, ((0, 0), (0, 0), (0, 0), (ring, 0), (0, 0)))
+        behind = read.shape[4:]  # scales have no axis of a head's numbers
+        size = (*read.shape[:1], 1, *read.shape[2:3], ring, *behind)
+        padded = jnp.pad(read, ((0, 0), (0, 0), (0, 0), (ring, 0), *((0, 0) for _ in behind)))
 
         def newest(source: Array, end: Array) -> Array:
-            return jax.lax.dynamic_slice(padded, (0, source, 0, end, 0), size)[:, 0]
+            return jax.lax.dynamic_slice(padded, (0, source, 0, end, *(0 for _ in behind)), size)[:, 0]
 
         rows = jnp.roll(jax.vmap(newest, out_axes=1)(source, ends), clock, axis=3)
-        return _cut(jnp.where((seat >= 0)[None, :, None, None, None], rows.astype(into.dtype), into))
+        seated = (seat >= 0).reshape(1, -1, *(1 for _ in rows.shape[2:]))
+        return jnp.where(seated, rows.astype(into.dtype), into)
 
-    return put(kv[0], read[0]), put(kv[1], read[1])
+    return _cut(jax.tree.map(put, kv, read))
 
 
-def _laid(kept: dict[str, tuple[Array, Array]]) -> dict[str, tuple[Array, Array]]:
+def _laid(kept: dict[str, tuple[Array, Array]], kv: KV) -> dict[str, Entries]:
     """Keys and values of a pass as the cache has them, `[l, b, k, s, h]`: what one head reads stands together."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 2, 3), kept)
+    return {path: stored(jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3), kv) for path, (k, v) in kept.items()}
 
 
-def _cut(x: Array) -> Array:
-    return constrain(x, "l b k t h")
+def _cut(entries: Entries) -> Entries:
+    return jax.tree.map(lambda x: constrain(x, "l b k t h" if x.ndim == 5 else "l b k t"), entries)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxpost.arrays import Array, Tree
 from jaxpost.delta.bank import Bank
+from jaxpost.kernels.decode_attention import KV, bytes_per_entry
 from jaxpost.models.decoder import Decoder
 from jaxpost.sample.apart import layers_apart, weights_apart
 from jaxpost.sample.decode import Decoding, Prefilled, Seats, begin, decode, place, prefill
@@ -84,9 +84,9 @@ class Engine:
         if _worth_a_copy(weights) if apart is None else apart:
             self._writer, self._apart = layers_apart(config), _weights_apart(config, weights)
         size = rounded(max(map(len, prompts))) + rounded(sampling.max_new)
-        count = min(power(len(self.rows)), slots or _affordable(config, size))
+        count = min(power(len(self.rows)), slots or _affordable(config, size, sampling.kv))
         self._seats: list[Row | None] = [None] * count
-        self._state: Decoding = _begin(self._writer, count, size)
+        self._state: Decoding = _begin(self._writer, count, size, sampling.kv)
 
     def run(self) -> Iterator[None]:
         """Comes back whenever something more has been written, and ends when every row has ended."""
@@ -125,7 +125,7 @@ class Engine:
             lengths[i] = len(self._prompts[number])
             tokens[i, : lengths[i]] = self._prompts[number]
         own = _chosen(self._weights, numbers + [numbers[-1]] * (count - len(numbers)))
-        read = _prefill(self._config, own, tokens, lengths, self._writer is not self._config)
+        read = _prefill(self._config, own, tokens, lengths, self._writer is not self._config, self._sampling.kv)
         for source, number in enumerate(numbers):
             first = number * self._samples
             self._read += [(read, source, row) for row in self.rows[first : first + self._samples]]
@@ -178,9 +178,9 @@ def _worth_a_copy(weights: Tree) -> bool:
     )
 
 
-def _affordable(config: Decoder, size: int) -> int:
+def _affordable(config: Decoder, size: int, kv: KV) -> int:
     """Rows whose cache takes no more than half of the memory that is free, as far as it is known; at most `MOST`."""
-    row = 2 * config.layers * config.kv_heads * config.head_size * size * jnp.dtype(config.dtype).itemsize
+    row = 2 * config.layers * config.kv_heads * size * bytes_per_entry(kv, config.head_size, config.dtype)
     free, count = _free(), MOST
     while free is not None and count > 1 and count * row > free // 2:
         count //= 2
@@ -205,8 +205,8 @@ def _chosen(weights: Tree, numbers: Sequence[int]) -> Tree:
     return jax.tree.map(own, weights, is_leaf=lambda node: isinstance(node, Bank))
 
 
-_begin: Callable[..., Decoding] = jax.jit(begin, static_argnums=(0, 1, 2))
-_prefill: Callable[..., Prefilled] = jax.jit(prefill, static_argnums=(0, 4))
+_begin: Callable[..., Decoding] = jax.jit(begin, static_argnums=(0, 1, 2, 3))
+_prefill: Callable[..., Prefilled] = jax.jit(prefill, static_argnums=(0, 4, 5))
 _weights_apart: Callable[..., Tree] = jax.jit(weights_apart, static_argnums=0)
 _place: Callable[..., Decoding] = jax.jit(place, donate_argnums=0)
 _decode: Callable[..., Any] = jax.jit(decode, static_argnums=(0, 4, 6), donate_argnums=2)

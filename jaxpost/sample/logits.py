@@ -3,13 +3,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int
-from jaxpost.faults import Fault
+from jaxpost.faults import Fault, nearest
+from jaxpost.kernels.decode_attention import KV
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,19 @@ class Sampling:
     """temperature 0 is greedy. top_k keeps the k likeliest tokens (0: all); top_p keeps the fewest likeliest tokens
     whose probabilities, after temperature and top_k, reach p (Holtzman et al. 2019, https://arxiv.org/abs/1904.09751).
     Tokens as likely as the last one kept stay too. The same seed gives the same sample of the prompt at the same place
-    of a list the same completion, whatever the other prompts are and however many are written at once."""
+    of a list the same completion, whatever the other prompts are and however many are written at once.
+
+    `kv` says how keys and values of earlier tokens are stored: as the model computes them, or in eight bits (`int8`,
+    `fp8`), half the memory and half of what a step reads of them. What is drawn then differs a little from what one
+    pass over the text says.
+    """
 
     max_new: int = 64
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    kv: KV = "model"
 
     def __post_init__(self) -> None:
         for name, least in (("max_new", 1), ("temperature", 0), ("top_k", 0)):
@@ -31,6 +38,8 @@ class Sampling:
                 raise Fault(f"{name} is {value}; it must be at least {least}")
         if not 0 < self.top_p <= 1:
             raise Fault(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.kv not in get_args(KV):
+            raise Fault(f"kv is {self.kv!r}; {nearest(self.kv, get_args(KV))}")
 
 
 def scores(logits: Float[Array, "*b v"], sampling: Sampling) -> Float[Array, "*b v"]:

@@ -51,3 +51,16 @@ def platform() -> str:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device is not None and device.platform else jax.default_backend()
+
+
+def device_kind() -> str:
+    """What the devices call themselves that the program being traced will run on: `NVIDIA H200`, `TPU v5 lite`."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device is not None and device.device_kind else jax.devices()[0].device_kind
+
+
+def on_one_device() -> bool:
+    """Whether arrays of the program being traced are one device's own: without a mesh, on a mesh of one device, and
+    inside a shard_map."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual

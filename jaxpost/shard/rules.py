@@ -104,14 +104,21 @@ def ways(letter: str, rules: Rules = RULES) -> int:
 
 
 def on_each(
-    function: Callable[..., Array], along: str, summed: tuple[str, int], letters: Tree, out: str, rules: Rules = RULES
+    function: Callable[..., Array],
+    along: str,
+    summed: tuple[str, int],
+    letters: Tree,
+    out: str,
+    rules: Rules = RULES,
+    checked: bool = True,
 ) -> Callable[..., Array]:
     """`function` run by every device of the mesh on its own pieces of the arguments (shard_map), for what XLA cannot
     cut up by itself. Without a mesh it is the function.
 
     `letters` names each argument's axes, `out` the result's. Axes `along` which nothing is contracted are cut as the
     rules say, and so is the axis `summed` (letter, size), the devices' results being added up then; all others are
-    whole everywhere. Keys for random numbers become each device's own.
+    whole everywhere. Keys for random numbers become each device's own. JAX checks what varies over the mesh unless
+    `checked` is false: calls of Pallas kernels do not say it.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -140,7 +147,8 @@ def on_each(
             result = function(*jax.tree.map(own, pieces))
             return result if cut is None else jax.lax.psum(result, cut)
 
-        return jax.shard_map(piece, in_specs=jax.tree.map(spec, arguments, letters), out_specs=placed)(*arguments)
+        cuts = jax.tree.map(spec, arguments, letters)
+        return jax.shard_map(piece, in_specs=cuts, out_specs=placed, check_vma=checked)(*arguments)
 
     return whole
 

@@ -4,7 +4,7 @@
 import pytest
 
 from jaxpost.faults import Fault
-from jaxpost.kernels.dispatch import Unsupported, dispatch
+from jaxpost.kernels.dispatch import Unsupported, dispatch, untried
 
 
 def refuses(why):
@@ -30,9 +30,21 @@ def test_reasons_are_listed_when_none_serves():
 
 def test_a_forced_one_is_the_only_one_tried():
     implementations = {"a": refuses("too large"), "b": serves}
-    assert dispatch("op", implementations, "b") is serves
+    assert dispatch("op", implementations, "b")(1, axis=2) == ((1,), {"axis": 2})
     with pytest.raises(Unsupported, match="^too large$"):
         dispatch("op", implementations, "a")(1)
+
+
+def test_what_is_untried_is_served_only_where_it_is_asked_for_by_name():
+    def new(*args):
+        untried("a new kernel")
+        return "new"
+
+    implementations = {"new": new, "plain": lambda *args: "plain"}
+    assert dispatch("op", implementations, None)(1) == "plain"
+    assert dispatch("op", implementations, "new")(1) == "new"
+    with pytest.raises(Unsupported, match="a new kernel compiles, but has not been run on such a device"):
+        new(1)
 
 
 def test_an_unknown_one_is_a_fault():

@@ -27,7 +27,7 @@ def config_of(base: str, tied: bool, family: str) -> decoder.Decoder:
 
 
 def test_every_combination_is_tried():
-    assert (len(EVERY), len(REMATS)) == (4 * len(STACKS) + 2 * 3 + 3, 5) and {base for base, *_ in EVERY} == set(BASES)
+    assert (len(EVERY), len(REMATS)) == (4 * len(STACKS) + 2 * 3 + 3, 7) and {base for base, *_ in EVERY} == set(BASES)
     kinds = {type(edit) for name in STACKS for edits in stack_of(small(), name) for edit in edits.values()}
     assert kinds >= {delta.LowRank, delta.Dense, delta.Scale, delta.Insert, delta.Bottleneck}
 

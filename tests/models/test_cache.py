@@ -8,7 +8,8 @@ import pytest
 
 from jaxpost import params as parameters
 from jaxpost import trees
-from jaxpost.kernels.attention import Cached, Rows
+from jaxpost.kernels.attention import Rows
+from jaxpost.kernels.decode_attention import Cached
 from jaxpost.models.decoder import Decoder, embed, head, specs, trunk
 
 CONFIG = Decoder(vocab=40, d=24, layers=3, heads=4, kv_heads=2, head_size=8, ffn=40)
@@ -38,28 +39,23 @@ def expected(weights):
 
 
 def empty(batch, capacity):
-    """A cache of nothing: segment 0 everywhere, and values that would show if they were seen."""
+    """A cache of nothing, with values that would show if they were seen."""
     kv = jnp.full((CONFIG.layers, batch, CONFIG.kv_heads, capacity, CONFIG.head_size), 1e3)
-    nothing = jnp.zeros((batch, capacity), jnp.int32)
-    return {"layers": Cached(kv, kv, nothing, nothing)}
+    none = jnp.zeros(batch, jnp.int32)
+    return {"layers": Cached(kv, kv, none, none)}
 
 
 def write(cached, kept, rows):
     """The new entries at their positions, for real tokens; padding goes nowhere."""
     cached, kept = cached["layers"], kept["layers"]
     batch = jnp.arange(rows.positions.shape[0])[:, None]
-    at = jnp.where(rows.segments > 0, rows.positions, cached.segments.shape[1])
+    at = jnp.where(rows.segments > 0, rows.positions, cached.k.shape[3])
 
     def put(into, new):
         return jnp.swapaxes(jnp.swapaxes(into, 2, 3).at[:, batch, at].set(new, mode="drop"), 2, 3)
 
-    written = Cached(
-        put(cached.k, kept[0]),
-        put(cached.v, kept[1]),
-        cached.segments.at[batch, at].set(rows.segments, mode="drop"),
-        cached.positions.at[batch, at].set(rows.positions, mode="drop"),
-    )
-    return {"layers": written}
+    count = cached.count + jnp.sum(rows.segments > 0, axis=1, dtype=jnp.int32)
+    return {"layers": Cached(put(cached.k, kept[0]), put(cached.v, kept[1]), cached.start, count)}
 
 
 def test_token_by_token_from_unequal_prompts(weights, expected):

@@ -117,7 +117,7 @@ def test_a_prompt_is_read_once_for_all_its_samples(monkeypatch):
     for slots in (None, 2):
         reads.clear()
         generate(CONFIG, base_of(), PROMPTS, FREE, ends=ENDS, samples=2, slots=slots)
-        read = [tuple(row[:n]) for _, _, tokens, lengths, _ in reads for row, n in zip(tokens, lengths, strict=True)]
+        read = [tuple(row[:n]) for _, _, tokens, lengths, *_ in reads for row, n in zip(tokens, lengths, strict=True)]
         assert sorted(prompt for prompt in read if prompt != (0,)) == sorted(map(tuple, PROMPTS))
 
 
@@ -186,4 +186,4 @@ def test_long_lists_of_prompts_are_read_in_pieces(monkeypatch):
     reads = counting(monkeypatch, "_prefill")
     monkeypatch.setattr(engine, "READ", 64)
     assert_same(generate(CONFIG, base_of(), PROMPTS, FREE, ends=ENDS, samples=2), whole())
-    assert max(tokens.size for _, _, tokens, _, _ in reads) <= 64
+    assert max(tokens.size for _, _, tokens, *_ in reads) <= 64

@@ -79,7 +79,7 @@ def test_layers_with_a_window_remember_no_more(window):
     flat = trees.flatten(params.init(decoder.specs(config), jax.random.key(0)))
     weights = trees.unflatten({p: x if x is None or "norm" in p else 8 * x for p, x in flat.items()})
     state = jax.eval_shape(lambda: begin(config, 3, 48))
-    places = {path: k.shape[3] for path, (k, _) in state.kv.items()}
+    places = {path: entries.k.shape[3] for path, entries in state.kv.items()}
     assert places == {"layers/0": window, "layers/1": 48, "layers/tail/0": window}
     for prompt, completion in zip(PROMPTS, generate(config, weights, PROMPTS, FREE), strict=True):
         tokens = np.zeros((1, config.max_length), np.int32)
@@ -356,3 +356,20 @@ def test_programs_are_shared_by_batches_of_similar_size():
     assert (_prefill._cache_size(), _decode._cache_size()) == before
     generate(CONFIG, weights, PROMPTS, Sampling(max_new=20, temperature=0.5))
     assert (_prefill._cache_size(), _decode._cache_size()) == (before[0], before[1] + 1)
+
+
+@pytest.mark.parametrize("kv, most", [("int8", 0.02), ("fp8", 0.1)])
+def test_a_cache_of_eight_bits_says_nearly_the_same(kv, most):
+    """Log-probabilities of what was drawn, against one pass in which nothing is stored in eight bits."""
+    weights, sampling = weights_of("plain"), dataclasses.replace(FREE, kv=kv)
+    state = jax.eval_shape(lambda: begin(CONFIG, 3, 48, kv))
+    own = jax.eval_shape(lambda: begin(CONFIG, 3, 48))
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.kv)) < sum(
+        x.size * x.dtype.itemsize for x in jax.tree.leaves(own.kv)
+    )
+    off = []
+    for prompt, completion in zip(PROMPTS, generate(CONFIG, weights, PROMPTS, sampling), strict=True):
+        found = scores(weights, prompt + completion.tokens)[len(prompt) - 1 : -1]
+        off.append(completion.log_probs - found[np.arange(20), completion.tokens])
+    off = np.abs(np.concatenate(off))
+    assert 1e-4 < off.mean() < most, "rounded, and not by much"

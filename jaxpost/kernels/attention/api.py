@@ -7,7 +7,7 @@ from typing import Any
 from flax import struct
 
 from jaxpost.arrays import Array, Float
-from jaxpost.kernels.attention import cudnn, over_cache, reference
+from jaxpost.kernels.attention import cudnn, quantised, reference, splash
 from jaxpost.kernels.dispatch import dispatch
 
 
@@ -28,21 +28,14 @@ class Rows:
     virtual: Any = None
 
 
-@struct.dataclass
-class Cached:
-    """Keys and values of earlier tokens `[b, k, t, h]`, with their segments and positions `[b, t]`."""
-
-    k: Any
-    v: Any
-    segments: Any
-    positions: Any
-
-
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "cudnn": cudnn.attention,
-    "over_cache": over_cache.attention,
+    "splash": splash.attention,
     "reference": reference.attention,
 }
+
+ASKED_FOR: dict[str, Callable[..., Array]] = {"quantised": quantised.attention}
+"""Implementations that are not exact: none of them is ever chosen, only named."""
 
 
 def attention(
@@ -50,7 +43,6 @@ def attention(
     k: Float[Array, "b s k h"],
     v: Float[Array, "b s k h"],
     rows: Rows,
-    cached: Cached | None = None,
     *,
     window: int | None = None,
     scale: float | None = None,
@@ -60,9 +52,9 @@ def attention(
     """Causal attention within segments: `softmax(scale q k^T) v`, each key/value head serving `n / k` query heads
     (grouped-query attention, https://arxiv.org/abs/2305.13245). Softmax is in float32.
 
-    The new tokens also see `cached` ones of their segment. With a `window` a token sees that many only, itself
-    included. `scale` is one over the root of the head size unless given; a `cap` squashes scores to
-    `cap * tanh(score / cap)`. What a padding token attends to is not defined.
+    With a `window` a token sees that many only, itself included. `scale` is one over the root of the head size unless
+    given; a `cap` squashes scores to `cap * tanh(score / cap)`. What a padding token attends to is not defined.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return dispatch("attention", IMPLEMENTATIONS, impl)(q, k, v, rows, cached, window, scale, cap)
+    known = IMPLEMENTATIONS if impl is None else {**IMPLEMENTATIONS, **ASKED_FOR}
+    return dispatch("attention", known, impl)(q, k, v, rows, window, scale, cap)

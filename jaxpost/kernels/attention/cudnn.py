@@ -12,13 +12,9 @@ from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.shard import platform
 
 
-def attention(
-    q: Array, k: Array, v: Array, rows: Any, cached: Any, window: int | None, scale: float, cap: float | None
-) -> Array:
+def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale: float, cap: float | None) -> Array:
     if platform() not in ("gpu", "cuda"):
         raise Unsupported("needs an NVIDIA GPU")
-    if cached is not None:
-        raise Unsupported("reads no cache")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise Unsupported(f"computes in 16 bits, not in {q.dtype}")
     if q.shape[-1] % 8 or q.shape[-1] > 256:

@@ -5,32 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxpost.arrays import Array, Bool, Float
 
 
-def attention(
-    q: Array, k: Array, v: Array, rows: Any, cached: Any, window: int | None, scale: float, cap: float | None
-) -> Array:
-    """One softmax over the scores against cached and new keys."""
-    parts = [(k, v, rows)]
-    if cached is not None:
-        parts.insert(0, (jnp.swapaxes(cached.k, 1, 2), jnp.swapaxes(cached.v, 1, 2), cached))
+def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale: float, cap: float | None) -> Array:
     own = grouped(q, k.shape[2])
-    scores = [
-        squashed(
-            jnp.einsum("bskgh,btkh->bkgst", own, keys, preferred_element_type=jnp.float32),
-            visible(rows, place, window), scale, cap,
-        )
-        for keys, _, place in parts
-    ]  # fmt: skip
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-    out, start = jnp.zeros(own.shape, jnp.float32), 0
-    for _, values, _ in parts:
-        part = weights[..., start : start + values.shape[1]]
-        out += jnp.einsum("bkgst,btkh->bskgh", part.astype(values.dtype), values, preferred_element_type=jnp.float32)
-        start += values.shape[1]
-    return out.reshape(q.shape).astype(v.dtype)
+    scores = jnp.einsum("bskgh,btkh->bkgst", own, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(squashed(scores, visible(rows, window), scale, cap), axis=-1)
+    out = jnp.einsum("bkgst,btkh->bskgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return checkpoint_name(out.reshape(q.shape).astype(v.dtype), "attn")
 
 
 def grouped(q: Float[Array, "b s n h"], kv_heads: int) -> Float[Array, "b s k g h"]:
@@ -38,10 +23,10 @@ def grouped(q: Float[Array, "b s n h"], kv_heads: int) -> Float[Array, "b s k g 
     return q.reshape(*q.shape[:2], kv_heads, q.shape[2] // kv_heads, q.shape[3])
 
 
-def visible(queries: Any, keys: Any, window: int | None) -> Bool[Array, "b s t"]:
+def visible(rows: Any, window: int | None) -> Bool[Array, "b s t"]:
     """Which keys a query sees: those of its segment, up to its own position, within the window."""
-    same = queries.segments[:, :, None] == keys.segments[:, None, :]
-    back = queries.positions[:, :, None] - keys.positions[:, None, :]
+    same = rows.segments[:, :, None] == rows.segments[:, None, :]
+    back = rows.positions[:, :, None] - rows.positions[:, None, :]
     return same & (back >= 0) if window is None else same & (back >= 0) & (back < window)
 
 

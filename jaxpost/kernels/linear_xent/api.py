@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int, Tree
+from jaxpost.kernels.linear_xent.chosen import likeliest
 from jaxpost.kernels.linear_xent.chunks import cut, joined
 
 Contract = Callable[[Array, Tree], Array]
@@ -29,7 +30,7 @@ def linear_xent(
     chunk: int = 2048,
 ) -> tuple[Float[Array, ""], Float[Array, "b s"], Float[Array, "b s"]]:
     """`sum(scale * token_loss(contract(hidden, weights), targets))`, and per token the loss and whether the target
-    was the likeliest (both without gradient; none flows into `scale` either).
+    alone was the likeliest (both without gradient; none flows into `scale` either).
 
     The sum is linear in its cotangent, so the gradients of hidden and weights are formed chunk by chunk while the
     logits are at hand, and only scaled in the backward pass: two passes over a chunk's logits where
@@ -48,7 +49,7 @@ def _chunk_loss(
 ) -> tuple[Array, tuple[Array, Array]]:
     logits = contract(hidden, weights).astype(jnp.float32)
     losses = token_loss(logits, targets)
-    hits = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    hits = likeliest(jax.lax.stop_gradient(logits), targets).astype(jnp.float32)
     # As in `masked_mean`, tokens of weight zero do not matter, whatever their loss: an ignored target may be no index.
     return jnp.sum(jnp.where(scale == 0, 0.0, losses * scale)), (losses, hits)
 

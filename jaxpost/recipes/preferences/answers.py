@@ -15,7 +15,7 @@ from jaxpost import shard
 from jaxpost.arrays import Array, Batch, Float, Tree
 from jaxpost.data.batches.loader import Unit
 from jaxpost.data.batches.packing import MOST
-from jaxpost.kernels.linear_xent import linear_values
+from jaxpost.kernels.linear_xent import chosen, linear_values
 from jaxpost.losses import last_tokens, length_weights, log_sum_squares, segment_sums
 from jaxpost.models import heads
 from jaxpost.models.decoder import Decoder, contract_head, head_weights
@@ -69,8 +69,7 @@ def answers(
 
 # One function object for each: what a program is compiled for must compare equal.
 def _log_probs(logits: Array, targets: Array) -> tuple[Array, ...]:
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return (chosen - jax.nn.logsumexp(logits, axis=-1),)
+    return (chosen(logits, targets) - jax.nn.logsumexp(logits, axis=-1),)
 
 
 def _log_probs_and_squares(logits: Array, targets: Array) -> tuple[Array, ...]:

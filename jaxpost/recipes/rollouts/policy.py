@@ -20,7 +20,8 @@ from jaxpost.models import heads
 from jaxpost.models.decoder import Decoder, contract_head, head_weights
 from jaxpost.models.remat import Remat
 from jaxpost.recipes import base, run, trained
-from jaxpost.recipes.assembly import Assembly, Program, abstract_batch, abstract_key, assemble, reserving
+from jaxpost.recipes.assembly import Assembly, abstract_batch, abstract_key, assemble, reserving
+from jaxpost.recipes.compiling import Program, program
 from jaxpost.recipes.likelihood import gathered, hidden_states
 from jaxpost.recipes.review import Reviewing
 from jaxpost.recipes.rollouts import scoring, text
@@ -169,16 +170,16 @@ def programs(config: Any, assembly: Assembly, judges: Mapping[str, Tree], learni
         batch |= {f"{MIXED}{name}": x for name, x in rows.items()}
     state, frozen = assembly.state, assembly.frozen
     parts = config.train.microbatches * config.minibatches
-    made = {"step": Program(jax.jit(step, donate_argnums=0), (state, frozen, batch, abstract_key(mesh)))}
+    made = {"step": program(step, mesh, state, frozen, batch, abstract_key(mesh), donated=(0,))}
     if observed:
         observe = observer(model, rollout.temperature, observed, parts)
-        made["observe"] = Program(jax.jit(observe), (state.trainable, frozen, given))
+        made["observe"] = program(observe, mesh, state.trainable, frozen, given)
     for name, weights in judges.items():
 
         def score(weights: Tree, batch: Batch) -> Array:
             return in_parts(partial(scoring.model_scores, model, weights), batch, parts)
 
-        made[f"score/{name}"] = Program(jax.jit(score), (_abstract(weights), given))
+        made[f"score/{name}"] = program(score, mesh, _abstract(weights), given)
     return made
 
 
@@ -203,7 +204,7 @@ def check(config: Any, mesh: Mesh) -> None:
     run.divided(config.rollout.rows, "rollout.prompts * rollout.samples", minibatches * parts, said, mesh)
 
 
-def train(config: Any, directory: Path, assembled: Callable[[Assembly, Mapping[str, Tree]], dict[str, Program]]):
+def train(config: Any, directory: Path, programs: Callable[[Any, Assembly, Mapping[str, Tree]], dict[str, Program]]):
     """Runs the loop of a recipe that learns from its own answers."""
     mesh, rollout, seed = make_mesh(config.train.mesh), config.rollout, config.train.seed
     check(config, mesh)
@@ -254,7 +255,9 @@ def train(config: Any, directory: Path, assembled: Callable[[Assembly, Mapping[s
         reviewing = Reviewing(
             config.review, config.data, directory, model.config, model.tokenizer, rollout.answer_tokens
         )
-        run.train(config, directory, model, feed, assembly, assembled(assembly, judges), reviewing)
+        run.train(
+            config, directory, model, feed, assembly, lambda config: programs(config, assembly, judges), reviewing
+        )
 
 
 def _abstract(tree: Tree) -> Tree:

@@ -26,6 +26,7 @@ from jaxpost.data.batches.packing import Overlong
 from jaxpost.data.tokenizers import Tokenizer
 from jaxpost.evals.rewards import Answered
 from jaxpost.faults import Fault
+from jaxpost.kernels.decode_attention import KV
 from jaxpost.models.decoder import Decoder
 from jaxpost.recipes.feed import Fact, place
 from jaxpost.recipes.rollouts.prompts import Prompts, Request
@@ -44,8 +45,9 @@ class Rollout:
     """How answers are sampled: of every step `prompts` prompts of at most `prompt_tokens` tokens, `samples` answers to
     each of at most `answer_tokens`. `overlong` is what becomes of longer prompts. `slots` is how many answers are
     written at once (0: all of them); `merged` samples from a folded copy of the weights, which is faster where memory
-    allows it. An answer that does not end by itself gets `unended` added to its reward, or with `mask_unended` teaches
-    nothing. `varied` draws other prompts, up to `tries` times, for those whose answers are all rewarded alike.
+    allows it; `kv` is how keys and values are stored meanwhile (`Sampling`). An answer that does not end by itself gets
+    `unended` added to its reward, or with `mask_unended` teaches nothing. `varied` draws other prompts, up to `tries`
+    times, for those whose answers are all rewarded alike.
     """
 
     prompts: int = 16
@@ -58,6 +60,7 @@ class Rollout:
     overlong: Overlong = "drop"
     slots: int = 0
     merged: bool = False
+    kv: KV = "model"
     unended: float = 0.0
     mask_unended: bool = False
     varied: bool = False
@@ -84,7 +87,7 @@ class Rollout:
         return self.prompt_tokens + self.answer_tokens
 
     def sampling(self, seed: int) -> Sampling:
-        return Sampling(self.answer_tokens, self.temperature, self.top_k, self.top_p, seed)
+        return Sampling(self.answer_tokens, self.temperature, self.top_k, self.top_p, seed, self.kv)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost.faults import Fault
-from jaxpost.kernels.attention import Cached, Rows, attention, cudnn
+from jaxpost.kernels.attention import Rows, attention, cudnn
 from jaxpost.kernels.attention.api import IMPLEMENTATIONS
 from jaxpost.kernels.attention.cudnn import lengths_and_offsets
 from jaxpost.kernels.dispatch import Unsupported
@@ -35,17 +35,15 @@ def test_lengths_and_offsets(rows, most):
         assert (lengths[row].tolist(), offsets[row].tolist()) == wanted
 
 
-def call(impl=None, dtype=jnp.bfloat16, size=8, most=1, cached=False, cap=None):
+def call(impl=None, dtype=jnp.bfloat16, size=8, most=1, cap=None):
     q, kv = jnp.ones((1, 2, 2, size), dtype), jnp.ones((1, 2, 1, size), dtype)
     rows = Rows(jnp.ones((1, 2), jnp.int32), jnp.arange(2)[None], most)
-    past = Cached(jnp.swapaxes(kv, 1, 2), jnp.swapaxes(kv, 1, 2), rows.segments, rows.positions) if cached else None
-    return attention(q, kv, kv, rows, past, cap=cap, impl=impl)
+    return attention(q, kv, kv, rows, cap=cap, impl=impl)
 
 
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (dict(cached=True), "reads no cache"),
         (dict(dtype=jnp.float32), "computes in 16 bits, not in float32"),
         (dict(size=12), "head size 12"),
         (dict(size=264), "head size 264"),
@@ -67,6 +65,6 @@ def test_it_needs_a_gpu():
 
 
 def test_the_reference_is_the_last_resort_and_names_are_checked():
-    assert list(IMPLEMENTATIONS) == ["cudnn", "over_cache", "reference"]
-    with pytest.raises(Fault, match="attention: no implementation 'flash'; known: cudnn, over_cache, reference"):
-        call("flash")
+    assert list(IMPLEMENTATIONS) == ["cudnn", "splash", "reference"]
+    with pytest.raises(Fault, match="no implementation .triton.; known: cudnn, quantised, reference, splash"):
+        call("triton")

@@ -8,20 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpost.kernels.attention import Cached, Rows, attention
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels.attention import Rows, attention
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 0], [1, 1, 1, 1, 1, 1, 1]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 0, 1, 0, 0], [0, 1, 2, 3, 4, 5, 6]], np.int32)
 ROWS = Rows(jnp.asarray(SEGMENTS), jnp.asarray(POSITIONS))
 reference = functools.partial(attention, impl="reference")
-OVER_A_CACHE = [reference, functools.partial(attention, impl="over_cache")]
-over_a_cache = pytest.mark.parametrize("attend", OVER_A_CACHE, ids=["reference", "over_cache"])
-
-
-def past(k, v, segments, positions):
-    """A cache of these keys and values: each head's stand together."""
-    return Cached(jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), segments, positions)
 
 
 def inputs(heads: int = 4, kv_heads: int = 2, size: int = 3, dtype=jnp.float32):
@@ -81,44 +73,11 @@ def test_packed_rows_are_the_examples_alone():
         np.testing.assert_allclose(packed[:1, start:end], alone, atol=1e-6)
 
 
-@over_a_cache
-@pytest.mark.parametrize("split", [1, 6])
-def test_cached_keys_are_keys(split, attend):
-    q, k, v = inputs()
-    whole = reference(q, k, v, ROWS)
-    cached = past(k[:, :split], v[:, :split], ROWS.segments[:, :split], ROWS.positions[:, :split])
-    rest = Rows(ROWS.segments[:, split:], ROWS.positions[:, split:])
-    part = attend(q[:, split:], k[:, split:], v[:, split:], rest, cached)
-    np.testing.assert_allclose(
-        np.asarray(part)[REAL[:, split:]], np.asarray(whole[:, split:])[REAL[:, split:]], atol=1e-6
-    )
-
-
-@over_a_cache
-def test_empty_places_of_a_cache_are_not_seen_and_its_order_does_not_matter(attend):
-    q, k, v = inputs()
-    garbage = jnp.full((2, 2, 2, 3), 1e4)
-    zeros = jnp.zeros((2, 2), jnp.int32)
-    turn = jnp.array([4, 0, 5, 2, 1, 3])
-    cached = past(
-        jnp.concatenate([k[:, :4], garbage], 1)[:, turn],
-        jnp.concatenate([v[:, :4], garbage], 1)[:, turn],
-        jnp.concatenate([ROWS.segments[:, :4], zeros], 1)[:, turn],
-        jnp.concatenate([ROWS.positions[:, :4], zeros], 1)[:, turn],
-    )
-    rest = Rows(ROWS.segments[:, 4:], ROWS.positions[:, 4:])
-    part = attend(q[:, 4:], k[:, 4:], v[:, 4:], rest, cached)
-    whole = reference(q, k, v, ROWS)[:, 4:]
-    np.testing.assert_allclose(np.asarray(part)[REAL[:, 4:]], np.asarray(whole)[REAL[:, 4:]], atol=1e-6)
-
-
 def test_padding_is_finite_and_so_are_its_gradients():
     q, k, v = inputs()
     rows = Rows(jnp.zeros((2, 7), jnp.int32), jnp.zeros((2, 7), jnp.int32))
-    nothing_seen = past(k, v, rows.segments + 1, rows.positions)
-    for attend, cached in [(reference, None), *((attend, nothing_seen) for attend in OVER_A_CACHE)]:
-        out, gradients = jax.value_and_grad(lambda q, a=attend, c=cached: jnp.sum(a(q, k, v, rows, c)))(q)
-        assert np.isfinite(out) and np.all(np.isfinite(gradients))
+    out, gradients = jax.value_and_grad(lambda q: jnp.sum(reference(q, k, v, rows)))(q)
+    assert np.isfinite(out) and np.all(np.isfinite(gradients))
 
 
 def test_large_scores_stay_finite():
@@ -144,15 +103,3 @@ def test_windows_scales_and_caps(options):
     found = np.asarray(reference(q, k, v, ROWS, **options))
     np.testing.assert_allclose(found[REAL], oracle(q, k, v, **options)[REAL], atol=1e-6)
     assert np.abs(found - np.asarray(reference(q, k, v, ROWS)))[REAL].max() > 0.05, "it matters here"
-    split = 4
-    cached = past(k[:, :split], v[:, :split], ROWS.segments[:, :split], ROWS.positions[:, :split])
-    rest = Rows(ROWS.segments[:, split:], ROWS.positions[:, split:])
-    for attend in OVER_A_CACHE:
-        part = attend(q[:, split:], k[:, split:], v[:, split:], rest, cached, **options)
-        np.testing.assert_allclose(np.asarray(part)[REAL[:, split:]], found[:, split:][REAL[:, split:]], atol=1e-6)
-
-
-def test_the_fast_way_serves_caches_only():
-    q, k, v = inputs()
-    with pytest.raises(Unsupported, match="is for tokens that see a cache"):
-        attention(q, k, v, ROWS, impl="over_cache")

@@ -16,7 +16,7 @@ from jaxpost.models import decoder
 from jaxpost.params import ParamSpec, normal
 from tests.jaxprs import equations, products
 
-B, S, D, V = 2, 7, 6, 11
+B, S, D, V = 2, 7, 8, 11  # no two products of theirs are alike: they are told apart by their shapes
 contract_head = decoder.contract_head(decoder.Decoder(V, D, layers=1, heads=1, kv_heads=1, head_size=2, ffn=2))
 SPECS = {"head": ParamSpec((D, V), ": d : v", normal(0.5)), "embed": ParamSpec((V, D), ": v : d", normal(0.5))}
 

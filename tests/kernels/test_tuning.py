@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was found best for a shape is used for that shape on that device, and nowhere else."""
+
+import json
+from dataclasses import dataclass, fields
+
+import pytest
+
+from jaxpost.kernels import tuning
+from jaxpost.kernels.tuning import HERE, key, table, trying, tuned
+
+
+@dataclass(frozen=True)
+class Blocks:
+    rows: int = 8
+    steps: int = 2
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "HERE", tmp_path)
+    monkeypatch.setattr(tuning, "device_kind", lambda: "NVIDIA H200")
+    path = table("matmul", "NVIDIA H200")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"pallas_gpu": {"t=64 i=32": {"rows": 16}}}))
+    assert path == tmp_path / "matmul" / "tuned" / "nvidia_h200.json"
+
+
+def test_what_is_stored_for_a_shape_replaces_the_default(stored):
+    assert tuned("matmul", "pallas_gpu", {"t": 64, "i": 32}, Blocks()) == Blocks(rows=16)
+
+
+@pytest.mark.parametrize(
+    "operation, implementation, sizes",
+    [("matmul", "pallas_gpu", {"t": 64, "i": 33}), ("matmul", "other", {"t": 64, "i": 32}), ("conv", "pallas_gpu", {})],
+)
+def test_elsewhere_the_default_does(stored, operation, implementation, sizes):
+    assert tuned(operation, implementation, sizes, Blocks()) == Blocks()
+
+
+def test_another_device_has_another_table(stored, monkeypatch):
+    monkeypatch.setattr(tuning, "device_kind", lambda: "TPU v5 lite")
+    assert tuned("matmul", "pallas_gpu", {"t": 64, "i": 32}, Blocks()) == Blocks()
+
+
+def test_values_on_trial_come_before_what_is_stored(stored):
+    with trying("matmul", "pallas_gpu", {"steps": 5}) as trial:
+        assert tuned("matmul", "pallas_gpu", {"t": 64, "i": 32}, Blocks()) == Blocks(steps=5)
+        assert tuned("matmul", "other", {"t": 64, "i": 32}, Blocks()) == Blocks()
+    assert trial.asked == {"t=64 i=32"}
+    assert tuned("matmul", "pallas_gpu", {"t": 64, "i": 32}, Blocks()) == Blocks(rows=16)
+
+
+def test_the_tables_that_ship_hold_what_their_kernels_understand():
+    from jaxpost.kernels.attention import splash
+    from jaxpost.kernels.quant_matmul import pallas_gpu as quant_gpu
+
+    known = {("attention", "splash"): splash.Blocks, ("quant_matmul", "pallas_gpu"): quant_gpu.Tunables}
+    found = 0
+    for path in HERE.glob("*/tuned/*.json"):
+        for implementation, shapes in json.loads(path.read_text()).items():
+            names = {f.name for f in fields(known[path.parent.parent.name, implementation])}
+            for name, values in shapes.items():
+                assert set(values) <= names and name == key(dict(part.split("=") for part in name.split()))
+                found += 1
+    assert found
