@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost.data.blend import Blend
@@ -48,6 +48,7 @@ def test_proportions_are_exact(weighting, size, wanted):
     assert {name: drawn.count(name) for name in SIZES} == wanted
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 7), st.integers(1, 30), st.integers(1, 4), st.integers(0, 5))
 def test_over_epochs_all_rows_of_a_source_are_seen_equally_often(size, quota, epochs, seed):
     rows = blend({"one": size}, size=quota, seed=seed)

@@ -113,7 +113,7 @@ def test_the_tolerance_can_fail():
         assert off(reference.quant_matmul(x, wrong), exact(x, w, None)) > 10 * ROUNDED
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     st.sampled_from(sorted(FORMATS)),
     st.integers(1, 40),

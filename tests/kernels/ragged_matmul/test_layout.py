@@ -4,12 +4,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpost.kernels.ragged_matmul import grouped, layout
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.sampled_from([None, 1, 2, 8]))
 def test_rows_by_group(group, block):
     groups = grouped(jnp.asarray(group, jnp.int32), 6, block)
