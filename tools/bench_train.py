@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument("--delta", default="lora", help="lora, dora, full, prefix, ...; several with commas")
     parser.add_argument("--quant", choices=("none", *FORMATS), default="none", help="how the base's weights are stored")
     parser.add_argument("--ends", choices=("", "int8"), default="", help="how embedding and head are stored")
-    parser.add_argument("--remat", default="none", help="none, dots, most, attention, full; several with commas")
+    parser.add_argument(
+        "--remat", default="none", help="none, dots, most, attention, result, full; several with commas"
+    )
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seq", type=int, default=2048)

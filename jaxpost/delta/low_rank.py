@@ -17,14 +17,14 @@ from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.lowrank_matmul import lowrank_fused
 from jaxpost.params import Init, ParamSpec
 from jaxpost.quant import QArray
-from jaxpost.shard import on_each, on_one_device
+from jaxpost.shard import on_each, on_one_device, ways
 
 
 @struct.dataclass
 class LowRank:
     """`w + scale * a @ b`, with a `[lead, in, r]`, b `[lead, r, out]` and scale `[lead]`.
 
-    The activation goes through the factors, `(x @ a) * scale @ b`, beside the base; with a key, inverted dropout at
+    The activation goes through the factors, `(x @ a) @ (scale b)`, beside the base; with a key, inverted dropout at
     rate `dropout` acts on the x that the factors see (not on ids, which cannot be dropped).
     """
 
@@ -92,6 +92,9 @@ def _in_one_each(op: Einsum, local: Callable[..., Array], x: Array, w: Weight, a
     """The same by every device on its own pieces, results being added up where the in axes are cut."""
     if isinstance(w, QArray):
         raise Unsupported("pieces of quantised weights are not looked into")
+    rows = op.parts[0].find("b")
+    if rows >= 0 and x.shape[rows] % ways("b"):
+        raise Unsupported("rows that the mesh does not divide would be computed everywhere")
 
     def each(x: Array, w: Array, a: Array, b: Array) -> Array:
         return op(x, w) if not on_one_device() else local(x, w, a, b)  # asked for the result's shape, or on pieces

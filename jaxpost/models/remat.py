@@ -10,8 +10,8 @@ from jax import checkpoint_policies as policies
 Remat = Literal["auto", "none", "dots", "most", "attention", "result", "full"]
 """none: keep everything. dots: keep what matrix products made. most: keep queries, keys, values, the attention's
 result, the middle of the block, the MLP's two branches, and what edits keep for their own gradients. attention: the
-same without the last two. result: keep the attention's result only. full: keep nothing but the blocks' inputs. From
-most memory to least; names save better than dots
+same without the last two. result: keep the attention's result only. full: keep nothing but the blocks' inputs. They
+stand from most memory to least; names save better than dots
 (half the memory at equal speed). What low-rank updates keep, r numbers a token, is always kept: fused with the base's
 product, it could only be made again together with it. auto: whoever compiles tries which of them fits; else none."""
 

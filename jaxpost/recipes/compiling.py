@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxpost.faults import Fault
 from jaxpost.models.remat import FASTEST
 
 GIB = 2**30
+SHARE = 0.95
+"""Of what is free, what a step that was chosen may take: batches and libraries' workspaces want some too."""
 
 _OPTIONS: Mapping[str, Mapping[str, bool]] = {
     # What a layer scan keeps is written over whole; XLA would fill it with zeros first (2 % of a step on an H200).
@@ -44,31 +48,40 @@ def fitted(
     programs: Callable[[Any], Mapping[str, Program]],
     mesh: Mesh,
     during: Callable[[str], AbstractContextManager[Any]],
+    before: str = "",
 ) -> tuple[dict[str, Any], str]:
     """The compiled programs of a config, and what its step keeps for the backward pass: where `train.remat` is `auto`
-    the fastest policy with which the step fits into `train.memory` GiB a device, or into what is free there.
+    the fastest policy with which the step fits into `train.memory` GiB a device, or well into what is free there. A run
+    that goes on keeps what it had `before`, unless that no longer fits.
 
-    Each is compiled `during` what that makes of a sentence about it. Raises `Fault` where nothing fits.
+    Each is compiled `during` what that makes of a sentence about it. Raises `Fault` where nothing fits; what is asked
+    for by name, without a limit, is taken as it is.
     """
-    chosen = config.train.remat
-    limited = bool(config.train.memory) or _free(mesh) is not None
-    policies = (chosen,) if chosen != "auto" else FASTEST if limited else ("none",)
+    chosen, memory = config.train.remat, config.train.memory
+    auto, free = chosen == "auto", None if memory else _free(mesh)
+    policies: tuple[Any, ...] = (chosen,)
+    if auto:
+        policies = FASTEST if memory or free is not None else ("none",)
+        policies = (before, *(policy for policy in policies if policy != before)) if before else policies
     over = math.inf
     for remat in policies:
         made = programs(replace(config, train=replace(config.train, remat=remat)))
-        with during(f"compiling step (remat {remat})" if chosen == "auto" else "compiling step"):
+        with during(f"compiling step (remat {remat})" if auto else "compiling step"):
             step = _compiled(made["step"])
-        over = math.inf if step is None else _over(step, mesh, config.train.memory)
-        if over <= 0:
-            done = {"step": step}
-            for name in filter(lambda name: name != "step", made):
-                with during(f"compiling {name}"):
-                    done[name] = made[name].compile()
-            return done, remat
+        if step is not None:
+            most, given = peak(step, mesh)
+            # Weights and state are there already, and count no more among what is free.
+            over = most / GIB - memory if memory else (most - given) / GIB - SHARE * free if auto and free else 0.0
+            if over <= 0:
+                done = {"step": step}
+                for name in filter(lambda name: name != "step", made):
+                    with during(f"compiling {name}"):
+                        done[name] = made[name].compile()
+                return done, remat
     more = "more memory" if over == math.inf else f"{over:.1f} GiB more"
     raise Fault(
-        f"the step needs {more} on each device than there is, with train.remat {policies[-1]}; lower the rows or their "
-        "length, raise train.microbatches, or use more devices"
+        f"the step needs {more} on each device than {'train.memory allows' if memory else 'there is'}, with "
+        f"train.remat {policies[-1]}; lower the rows or their length, raise train.microbatches, or use more devices"
         + ("" if policies[-1] == "full" else ", or set train.remat auto")
     )
 
@@ -93,17 +106,12 @@ def peak(step: Any, mesh: Mesh) -> tuple[int, int]:
     return held, given
 
 
-def _over(step: Any, mesh: Mesh, memory: float) -> float:
-    """How many GiB the step needs beyond what it may have; zero or below where it fits, or nobody knows."""
-    most, given = peak(step, mesh)
-    if memory:
-        return most / GIB - memory
-    free = _free(mesh)  # weights and state are there already
-    return 0.0 if free is None else (most - given - free) / GIB
-
-
-def _free(mesh: Mesh) -> int | None:
-    """Bytes that are free on a device of the mesh, where it tells."""
-    device = next((d for d in mesh.devices.flat if d.process_index == jax.process_index()), None)
-    stats = (device.memory_stats() or {}) if device is not None else {}
-    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+def _free(mesh: Mesh) -> float | None:
+    """GiB that are free on the fullest device of the mesh, where they tell. All processes find the same, and so compile
+    the same programs."""
+    own = [device.memory_stats() or {} for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    known = all("bytes_limit" in stats for stats in own)
+    least = min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in own) / GIB if own and known else -1.0
+    if jax.process_count() > 1:
+        least = float(np.min(multihost_utils.process_allgather(np.float32(least))))
+    return None if least < 0 else least

@@ -119,6 +119,13 @@ def divided(rows: int, what: str, parts: int, said: str, mesh: Mesh) -> None:
         )
 
 
+CHANGEABLE = (
+    *("review.", "train.steps", "train.save_every", "train.log_every", "batches.cache"),
+    *("train.remat", "train.memory"),  # what is kept or made again changes no result beyond rounding
+)
+"""What a run may go on with other values of."""
+
+
 def settle(directory: Path, config: Any, begun: bool) -> None:
     """Writes the config into the run directory; refuses to go on with a run under other settings."""
     if begun:
@@ -126,8 +133,7 @@ def settle(directory: Path, config: Any, begun: bool) -> None:
         changed = {
             name: values
             for name, values in record.differences(before, config).items()
-            if name != "run"
-            and not name.startswith(("review.", "train.steps", "train.save_every", "train.log_every", "batches.cache"))
+            if name != "run" and not name.startswith(CHANGEABLE)
         }
         if changed:
             told = [f"{name} was {old!r} and is now {new!r}" for name, (old, new) in changed.items()]
@@ -189,19 +195,22 @@ def train(
         # A fresh prompt or prefix is not nothing: what it is added to is measured without it.
         plain = model.weights if config.delta.virtual else session.weights(state)
         reviewing.before(plain)
+        del plain  # of a run that goes on it holds the state that it began with
         if begun is not None:
             saved = checkpoints.restore(assembly.state)
             state = saved.state
             data.resume(saved.sources)
             say(f"going on from step {begun} of {directory}")
-        remat = "not asked"
+        remat = str(metrics.read_facts(directory).get("remat", "")) if begun is not None else ""
         if int(state.step) < data.steps:
-            compiled, remat = fitted(config, programs, assembly.mesh, partial(status, console=console()))
+            compiled, remat = fitted(config, programs, assembly.mesh, partial(status, console=console()), remat)
+            if jax.process_index() == 0:
+                metrics.write_facts(directory, {**metrics.read_facts(directory), "remat": remat})
             with _log(directory, begun or 0) as log, closing(data):
                 state = _fit(session, state, compiled, checkpoints, log)
             checkpoints.wait()  # the review takes a while, and must not be what a failed save is told after
     if jax.process_index() == 0:
-        metrics.write_facts(directory, {**_facts(session, state, time.monotonic() - begun_at), "remat": remat})
+        metrics.write_facts(directory, _facts(session, state, time.monotonic() - begun_at) | {"remat": remat})
     for line in data.told():
         say(line)
     reviewing.after(session.weights(state), reserving(model.tokenizer, config.delta))

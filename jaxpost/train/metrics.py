@@ -127,6 +127,14 @@ def write_facts(run_dir: str | Path, facts: Mapping[str, str | int | float]) -> 
     write_json(Path(run_dir) / FACTS, dict(facts))
 
 
+def read_facts(run_dir: str | Path) -> dict[str, Any]:
+    """What has been said about a run so far; nothing where nothing can be read."""
+    try:
+        return dict(json.loads((Path(run_dir) / FACTS).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def write_json(path: Path, content: Any) -> None:
     """A file of the run directory, written whole or not at all. A disk that is full raises `Fault`."""
     try:

@@ -84,9 +84,17 @@ def test_the_fastest_that_fits_a_budget(mesh, memory, remat):
 @pytest.mark.parametrize("free, remat", [(5.0, "most"), (2.9, "result")])
 def test_the_fastest_that_fits_what_is_free(monkeypatch, mesh, free, remat):
     """Arguments are there already, and count no more."""
-    monkeypatch.setattr(compiling, "_free", lambda mesh: free * GIB)
+    monkeypatch.setattr(compiling, "_free", lambda mesh: free / compiling.SHARE)
     said = Said()
     assert fitted(config(), said.programs, mesh, said.during)[1] == remat
+
+
+def test_a_run_that_goes_on_keeps_what_it_had_unless_it_no_longer_fits(mesh):
+    said = Said()
+    assert fitted(config(memory=99), said.programs, mesh, said.during, "result")[1] == "result"
+    assert said.lines == ["compiling step (remat result)", "compiling evaluate"]
+    assert fitted(config(memory=3.6), said.programs, mesh, said.during, "most")[1] == "attention"
+    assert fitted(config("full", memory=99), said.programs, mesh, said.during, "most")[1] == "full"
 
 
 def test_nothing_is_spared_where_memory_is_unknown(mesh):
@@ -107,7 +115,7 @@ def test_what_was_asked_for_is_compiled_and_nothing_else(mesh):
 def test_what_never_fits_is_said_before_it_runs(mesh):
     said = Said()
     with pytest.raises(
-        Fault, match=r"the step needs 0\.5 GiB more on each device than there is, with train.remat full"
+        Fault, match=r"the step needs 0\.5 GiB more on each device than train.memory allows, with train.remat full"
     ):
         fitted(config(memory=1), said.programs, mesh, said.during)
     assert len(said.lines) == 4

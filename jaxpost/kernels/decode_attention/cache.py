@@ -51,7 +51,7 @@ class Cached:
         return Entries(self.k, self.v, self.k_scale, self.v_scale)
 
     def age(self) -> Int[Array, "b t"]:
-        """How far back each place is from the first new token: 1 is the one before it; more than `count` is empty."""
+        """How far back each place is from the first new token: 1 is the one before it; 0 or less is empty."""
         place = jnp.arange(self.k.shape[2], dtype=jnp.int32)[None]
         return self.count[:, None] - (place - self.start[:, None]) % self.k.shape[2]
 

@@ -30,7 +30,7 @@ def linear_xent(
     chunk: int = 2048,
 ) -> tuple[Float[Array, ""], Float[Array, "b s"], Float[Array, "b s"]]:
     """`sum(scale * token_loss(contract(hidden, weights), targets))`, and per token the loss and whether the target
-    alone was the likeliest (both without gradient; none flows into `scale` either).
+    was the likeliest (a share of it where words are alike; both without gradient; none flows into `scale` either).
 
     The sum is linear in its cotangent, so the gradients of hidden and weights are formed chunk by chunk while the
     logits are at hand, and only scaled in the backward pass: two passes over a chunk's logits where
@@ -49,7 +49,7 @@ def _chunk_loss(
 ) -> tuple[Array, tuple[Array, Array]]:
     logits = contract(hidden, weights).astype(jnp.float32)
     losses = token_loss(logits, targets)
-    hits = likeliest(jax.lax.stop_gradient(logits), targets).astype(jnp.float32)
+    hits = likeliest(jax.lax.stop_gradient(logits), targets)
     # As in `masked_mean`, tokens of weight zero do not matter, whatever their loss: an ignored target may be no index.
     return jnp.sum(jnp.where(scale == 0, 0.0, losses * scale)), (losses, hits)
 

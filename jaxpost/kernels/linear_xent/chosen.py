@@ -4,7 +4,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxpost.arrays import Array, Bool, Float, Int
+from jaxpost.arrays import Array, Float, Int
 
 
 def chosen(logits: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Float[Array, "*b"]:
@@ -18,10 +18,14 @@ def chosen(logits: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Float[Arr
     return jnp.sum(jnp.where(words == targets[..., None], logits, 0), axis=-1)
 
 
-def likeliest(logits: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Bool[Array, "*b"]:
-    """Whether the target alone has the highest logit. Asked so that nothing waits for the target's logit, and with the
-    very maximum (and sums of its type) that `logsumexp` takes: so XLA counts while it sums up the softmax."""
+def likeliest(logits: Float[Array, "*b v"], targets: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """1 where the target has the highest logit, and its share where several words have it (16-bit logits are often
+    alike): how often it would be guessed. 0 for a target that is no word.
+
+    Asked so that nothing waits for the target's logit, and with the very maximum (and sums of its type) that
+    `logsumexp` takes: so XLA counts while it sums up the softmax.
+    """
     most = jnp.max(logits, axis=-1)
     most = jnp.where(jnp.isfinite(most), most, 0)
-    alone = jnp.sum(logits == most[..., None], axis=-1, dtype=jnp.float32) == 1
-    return alone & (chosen(logits, targets) == most)
+    alike = jnp.sum(logits == most[..., None], axis=-1, dtype=jnp.float32)
+    return jnp.where((chosen(logits, targets) == most) & (targets >= 0), 1 / jnp.maximum(alike, 1), 0.0)

@@ -10,7 +10,6 @@ On an H200 (jax 0.11.2), microseconds of device time for 64 tokens, by XLA and b
 About five microseconds of each are there at any size.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 from jaxpost.arrays import Array
 from jaxpost.kernels.dispatch import Unsupported, untried
 from jaxpost.kernels.quant_matmul import reference
+from jaxpost.kernels.quant_matmul.gradient import served
 from jaxpost.kernels.quant_matmul.layout import FORMATS, block, block_scales, is_packed, sizes
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import Int8, Nf4, QArray
@@ -54,7 +54,7 @@ def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None) -> Array
     check(x, w)
     if isinstance(w.format, Nf4):
         untried("NF4")
-    return _differentiable(x, w, low)
+    return served(_product, x, w, low)
 
 
 def check(x: Array, w: QArray) -> None:
@@ -78,23 +78,6 @@ def check(x: Array, w: QArray) -> None:
         raise Unsupported(f"a matrix of {inputs} x {outs}; {tile} inputs and 128 outs must divide it")
     if not isinstance(w.format, Int8) and (not is_packed(w) or block(w) % 64 or 128 % block(w)):
         raise Unsupported(f"blocks of {block(w)} inputs; 64 and 128 will do")
-
-
-@functools.partial(jax.custom_vjp)
-def _differentiable(x: Array, w: QArray, low: reference.Low | None) -> Array:
-    return _product(x, w, low)
-
-
-def _forward(x: Array, w: QArray, low: reference.Low | None) -> tuple[Array, Any]:
-    return _product(x, w, low), (x, w, low)
-
-
-def _backward(saved: Any, g: Array) -> Any:
-    _, pull = jax.vjp(reference.quant_matmul, *saved)
-    return pull(g)
-
-
-_differentiable.defvjp(_forward, _backward)
 
 
 def _product(x: Array, w: QArray, low: reference.Low | None) -> Array:

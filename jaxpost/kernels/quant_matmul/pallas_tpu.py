@@ -18,6 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxpost.arrays import Array
 from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.quant_matmul import reference
+from jaxpost.kernels.quant_matmul.gradient import served
 from jaxpost.kernels.quant_matmul.layout import FORMATS, block, block_scales, is_packed, sizes
 from jaxpost.kernels.quant_matmul.shapes import MOST_TOKENS
 from jaxpost.kernels.tuning import tuned
@@ -48,7 +49,7 @@ def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None, interpre
     if not interpret:
         key = {"f": name, "t": _rounded(x.shape[0]), "i": inputs, "o": outs}
         default = tuned("quant_matmul", "pallas_tpu", key, default)
-    return _differentiable(x, w, low, (default, interpret))
+    return served(functools.partial(_product, tunables=default, interpret=interpret), x, w, low)
 
 
 def check(x: Array, w: QArray) -> None:
@@ -73,24 +74,6 @@ def check(x: Array, w: QArray) -> None:
 
 def _rounded(tokens: int) -> int:
     return -(-tokens // SUBLANES) * SUBLANES
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _differentiable(x: Array, w: QArray, low: reference.Low | None, how: Any) -> Array:
-    return _product(x, w, low, *how)
-
-
-def _forward(x: Array, w: QArray, low: reference.Low | None, how: Any) -> tuple[Array, Any]:
-    return _product(x, w, low, *how), (x, w, low)
-
-
-def _backward(how: Any, saved: Any, g: Array) -> Any:
-    del how
-    _, pull = jax.vjp(reference.quant_matmul, *saved)
-    return pull(g)
-
-
-_differentiable.defvjp(_forward, _backward)
 
 
 def _product(x: Array, w: QArray, low: reference.Low | None, tunables: Tunables, interpret: bool) -> Array:

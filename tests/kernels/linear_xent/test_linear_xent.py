@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxpost import delta, params, quant
-from jaxpost.kernels.linear_xent import linear_xent
+from jaxpost.kernels.linear_xent import chosen, linear_xent
+from jaxpost.kernels.linear_xent.chosen import likeliest
 from jaxpost.losses import cross_entropy
 from jaxpost.models import decoder
 from jaxpost.params import ParamSpec, normal
@@ -230,3 +231,11 @@ def test_a_head_with_dropout():
     for key, value in zip(keys, values, strict=True):
         assert_close(value, run(plain, key))
     assert len({float(value) for value, _ in values}) == 3
+
+
+def test_words_that_are_alike_share_a_hit():
+    logits = jnp.asarray([[1.0, 3.0, 3.0], [2.0, 0.0, 0.0], [-jnp.inf, -jnp.inf, -1.0], [0.0, -1.0, -2.0]])
+    targets = jnp.asarray([2, 1, 2, -100])
+    np.testing.assert_array_equal(likeliest(logits, targets), [0.5, 0.0, 1.0, 0.0])
+    assert chosen(logits, targets).tolist() == [3.0, 0.0, -1.0, 0.0]
+    assert likeliest(jnp.zeros((1, 8)), jnp.asarray([3])).tolist() == [0.125], "a model that knows nothing"

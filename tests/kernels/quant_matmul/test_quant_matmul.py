@@ -21,6 +21,7 @@ from jaxpost.kernels.quant_matmul.api import IMPLEMENTATIONS
 from jaxpost.kernels.quant_matmul.shapes import MATRICES, TOKENS
 from jaxpost.quant import Fp8, Int4, Int8, Nf4, QArray, dequantise
 from jaxpost.shard.aot import topology
+from tests.jaxprs import equations
 
 FORMATS = {
     "int8": Int8(),
@@ -232,3 +233,18 @@ def test_it_compiles_for_tpus(name, format, edited):
     with jax.set_mesh(mesh):
         compiled = jax.jit(quant_matmul).lower(*arguments).compile()
     assert f"quant_matmul_{format.split()[0]}" in compiled.as_text()
+
+
+@pytest.mark.parametrize("format", USUAL)
+def test_examples_with_factors_of_their_own_share_one_product(format):
+    """As a bank of deltas maps it: the matrix is read once, not once for each example."""
+    w, (x, _) = matrix(format, 256, 256), inputs_of(8, 256, 256)
+    x = x.reshape(4, 2, 256)
+    a, b = jax.random.normal(jax.random.key(1), (4, 256, 3)) / 16, jax.random.normal(jax.random.key(2), (4, 3, 256))
+    each = jax.vmap(lambda x, a, b: RUN["pallas_tpu"](x, w, (a, b)))
+    found = each(x, a, b)
+    for i in range(4):
+        assert off(found[i], exact(x[i], w, (a[i], b[i]))) < ROUNDED
+    traced = jax.make_jaxpr(each)(x, a, b).jaxpr
+    assert not [e for e in equations(traced) if e.primitive.name == "pallas_call"]
+    assert [e for e in equations(jax.make_jaxpr(RUN["pallas_tpu"])(x[0], w).jaxpr) if e.primitive.name == "pallas_call"]
