@@ -301,6 +301,6 @@ def test_on_a_mesh_each_device_multiplies_its_own_pieces(monkeypatch, use, shape
     devices = math.prod((shape.data, shape.fsdp, shape.tensor))
     with jax.set_mesh(shard.make_mesh(shape, jax.devices()[:devices])):
         found = jax.jit(jax.value_and_grad(value, (0, 1, 2)))(x, a, b)
-    rows = x.shape[0] // (shape.data * shape.fsdp) if x.shape[0] % (shape.data * shape.fsdp) == 0 else x.shape[0]
-    assert set(seen) == {rows * x.shape[1]}
+    ways = shape.data * shape.fsdp  # rows that it does not divide go the plain way, which XLA cuts up by itself
+    assert set(seen) == (set() if x.shape[0] % ways else {x.shape[0] // ways * x.shape[1]})
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-4), want, found)
