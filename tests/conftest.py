@@ -47,7 +47,7 @@ jaxtyping.install_import_hook("jaxpost", f"{check.__module__}.{check.__name__}")
 
 # A first example compiles, and two busy cores are slow: time is no reason for a law to fail.
 hypothesis.settings.register_profile(
-    "jaxpost", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+    "jaxpost", max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("jaxpost")
 
