@@ -203,7 +203,7 @@ def test_progress_is_reported_in_bytes(tmp_path):
 
 
 def test_an_accelerators_host_holds_a_tensor_a_reader(tmp_path, monkeypatch):
-    config = dataclasses.replace(SMALL, vocab=64, d=128, layers=40, ffn=96, dtype="float16")
+    config = dataclasses.replace(SMALL, vocab=64, d=256, layers=40, ffn=512, dtype="float16")
     save(tmp_path / "m", config, fresh(config))
     sizes = {p: 2 * math.prod(s.shape) for p, s in trees.flatten(specs(config)).items() if not s.optional}
     monkeypatch.setattr(loading, "_uses_host_memory", lambda device: False)
