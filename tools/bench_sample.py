@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import op_times
+from bench_train import CHOSEN, chosen
 
 from jaxpost import delta, params, quant, trees
 from jaxpost.arrays import Tree
 from jaxpost.kernels.decode_attention import KV, bytes_per_entry
+from jaxpost.kernels.dispatch import forced
 from jaxpost.models import decoder
 from jaxpost.models.decoder import Decoder
 from jaxpost.models.presets import PRESETS
@@ -90,7 +92,7 @@ def prefill_ms(config: Decoder, weights: Tree, prompts: list[list[int]]) -> floa
     lengths, times = np.full(len(prompts), len(prompts[0]), np.int32), []
     for _ in range(4):
         begun = time.monotonic()
-        jax.block_until_ready(_prefill(config, weights, tokens, lengths, False, "model"))
+        jax.block_until_ready(_prefill(config, weights, tokens, lengths))
         times.append(time.monotonic() - begun)
     return 1e3 * min(times)
 
@@ -160,11 +162,13 @@ def main() -> None:
     parser.add_argument("--merged", action="store_true", help="make the delta part of a copy of the weights first")
     parser.add_argument("--quant", choices=("none", *FORMATS), default="none", help="how the weights are stored")
     parser.add_argument("--kv", choices=get_args(KV), default="model", help="how keys and values are stored")
+    parser.add_argument("--impl", action="append", default=[], type=chosen, help=CHOSEN)
     parser.add_argument("--profile", type=int, default=0, help="show so many kernels, the most expensive ones first")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(json.dumps({"check": {name: round(error, 7) for name, error in check_small().items()}}), flush=True)
-    measure(options)
+    with forced(**dict(options.impl)):
+        measure(options)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import op_times  # noqa: E402
 
 from jaxpost import params  # noqa: E402
 from jaxpost.delta import Adapters, Dora, Full, Lora, Method, Prefix, Prompt  # noqa: E402
+from jaxpost.kernels.dispatch import forced  # noqa: E402
 from jaxpost.models import decoder  # noqa: E402
 from jaxpost.models.presets import PRESETS  # noqa: E402
 from jaxpost.quant import ENDS, Nf4, quantise_specs  # noqa: E402
@@ -39,6 +40,15 @@ FORMATS = {
     "nf4-single": Nf4(double=False),
     "nf4-single-take": Nf4(double=False, lookup="take"),
 }
+
+
+CHOSEN = "have an operation served by one implementation, untried or not: attention=splash; may be given several times"
+
+
+def chosen(text: str) -> tuple[str, str]:
+    """An operation and the name of its implementation."""
+    operation, _, name = text.partition("=")
+    return operation, name
 
 
 def method_of(name: str, rank: int) -> Method:
@@ -86,7 +96,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         ),
     )
     mesh = make_mesh(config.train.mesh)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), forced(**dict(options.impl)):
         specs = params.filled(decoder.specs(model))
         stored = specs if options.quant == "none" else quantise_specs(specs, FORMATS[options.quant])
         stored = quantise_specs(stored, FORMATS[options.ends], ENDS) if options.ends else stored
@@ -137,6 +147,7 @@ def measure(options: argparse.Namespace, delta: str, remat: str, started: float)
         "seq": options.seq,
         "segments": options.segments,
         "chunk": options.chunk,
+        "impl": dict(options.impl),
         "device": jax.devices()[0].device_kind,
         "mesh": dict(mesh.shape),
         "tokens_per_second": round(tokens / median),
@@ -171,6 +182,7 @@ def main() -> None:
     parser.add_argument("--tensor", type=int, default=1, help="devices that heads are cut over; fsdp takes the rest")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--chunk", type=int, default=2048, help="tokens whose logits exist at a time")
+    parser.add_argument("--impl", action="append", default=[], type=chosen, help=CHOSEN)
     parser.add_argument("--profile", type=int, default=0, help="show so many operations, the most expensive ones first")
     parser.add_argument("--hlo", default="", help="write the compiled program's text into this file")
     parser.add_argument("--steps", type=int, default=20)

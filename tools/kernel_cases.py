@@ -55,7 +55,7 @@ def decoding() -> Iterator[Case]:
 
         def make(key: Any, shape: Any = shape, kv: Any = kv, sizes: Any = (b, n, k, t, h)) -> tuple[Any, ...]:
             b, n, k, t, h = sizes
-            q, new_k, new_v, old_k, old_v = drawn(key, (b, 1, n, h), (b, 1, k, h), (b, 1, k, h), *[(b, k, t, h)] * 2)
+            q, new_k, new_v, old_k, old_v = drawn(key, (b, 1, n, h), (b, 1, k, h), (b, 1, k, h), *[(1, b, k, t, h)] * 2)
             entries = stored(old_k, old_v, kv)
             start = jax.random.randint(key, (b,), 0, t, jnp.int32)
             return q, new_k, new_v, Cached.of(entries, start, jnp.full(b, t, jnp.int32))

@@ -67,6 +67,7 @@ def chat(
     temperature: float = 0.7,
     top_p: float = 0.95,
     seed: int = 0,
+    kv: Literal["model", "int8", "fp8"] = "model",
     adapter: Annotated[str, tyro.conf.arg(help=OVER)] = "",
 ) -> None:
     """Talk with a run's model. An empty line or end of input ends it; /new forgets what was said."""
@@ -80,7 +81,7 @@ def chat(
     with status(f"reading {run}"):
         model = trained.read(run, over=adapter)
     tokenizer, turns, said = model.tokenizer, [], 0
-    sampling = Sampling(max_new, temperature, 0, top_p)
+    sampling = Sampling(max_new, temperature, 0, top_p, kv=kv)
     template = tokenizer.template
     stop = stops_at(template.stops, tokenizer.decode) if template.stops else None
     room = model.model.max_length - max_new

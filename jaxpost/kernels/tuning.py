@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 def tuned(operation: str, implementation: str, sizes: Mapping[str, Any], default: T) -> T:
     """`default`, a frozen dataclass of tunables, with what is stored for these sizes on the device that the program
-    being traced is for."""
+    being traced is for. Sizes are those of the arrays that a kernel gets: on a mesh, one device's own pieces."""
     if (trial := _TRIALS.get((operation, implementation))) is not None:
         trial.asked.add(key(sizes))
         stored = trial.values

@@ -7,6 +7,7 @@ between them (soft prompts, noise, a value head) is composition.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxpost import trees
 from jaxpost.arrays import Array, Float, Int, Tree
 from jaxpost.delta import constrain_weights, einsum, formed, plus, take, through
 from jaxpost.kernels.attention import Rows, attention
-from jaxpost.kernels.decode_attention import Cached, Entries, decode_attention
+from jaxpost.kernels.decode_attention import Cached, decode_attention
 from jaxpost.models.architecture import Decoder as Decoder
 from jaxpost.models.architecture import Layer, blocks, is_stacked
 from jaxpost.models.architecture import specs as specs
@@ -68,18 +69,17 @@ def trunk(
     """All blocks and the last norm: hidden states `[b, s, d]`, and the tokens' own keys and values if asked to `keep`
     them.
 
-    `cached` holds the blocks' earlier keys and values, each stacked over its layers; the rows are one example's next
-    tokens each then. It is read, never written: whoever owns the cache writes all layers' new entries at once
-    afterwards.
+    `cached` holds the blocks' earlier keys and values: stacks, and in `layer` `[l]` where in them the block's layers
+    are; the rows are one example's next tokens each then. It is read, never written: whoever owns the cache writes all
+    layers' new entries at once afterwards.
     """
     if config.rope is None:
         x = x + take(weights["positions"], rows.positions, x.dtype)
     make = _Blocks(config, rows, rules, keep, remat)
     run = {path: make(path, config.layer(numbers[0])) for path, numbers in blocks(config).items()}
 
-    def through(path: str, x: Array, w: Tree, entries: Entries | None) -> tuple[Array, Any]:
-        seen = None if cached is None or entries is None else Cached.of(entries, cached[path].start, cached[path].count)
-        return run[path](x, (w, seen))
+    def through(path: str, x: Array, w: Tree, layer: Any) -> tuple[Array, Any]:
+        return run[path](x, (w, None if cached is None else replace(cached[path], layer=layer)))
 
     def period(x: Array, parts: Tree) -> tuple[Array, Tree]:
         own = {}
@@ -87,13 +87,13 @@ def trunk(
             x, own[path] = through(path, x, *parts[path])
         return x, own
 
-    parts = {path: (_at(weights, path), None if cached is None else cached[path].entries) for path in run}
+    parts = {path: (_at(weights, path), None if cached is None else cached[path].layer) for path in run}
     kept: Kept = {}
     if stacked := {path: part for path, part in parts.items() if is_stacked(path)}:
         x, kept = jax.lax.scan(period, x, stacked)
-    for path, (w, entries) in parts.items():
+    for path, (w, layer) in parts.items():
         if not is_stacked(path):
-            x, own = through(path, x, w, jax.tree.map(lambda stack: stack[0], entries))
+            x, own = through(path, x, w, None if layer is None else layer[0])
             kept[path] = jax.tree.map(lambda new: new[None], own)
     return norm(config, x, weights, "norm"), kept if keep else None
 

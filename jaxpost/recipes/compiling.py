@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxpost import shard
 from jaxpost.faults import Fault
 from jaxpost.models.remat import FASTEST
 
@@ -109,9 +110,8 @@ def peak(step: Any, mesh: Mesh) -> tuple[int, int]:
 def _free(mesh: Mesh) -> float | None:
     """GiB that are free on the fullest device of the mesh, where they tell. All processes find the same, and so compile
     the same programs."""
-    own = [device.memory_stats() or {} for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    known = all("bytes_limit" in stats for stats in own)
-    least = min(stats["bytes_limit"] - stats["bytes_in_use"] for stats in own) / GIB if own and known else -1.0
+    own = shard.free(device for device in mesh.devices.flat if device.process_index == jax.process_index())
+    least = -1.0 if own is None else own / GIB
     if jax.process_count() > 1:
         least = float(np.min(multihost_utils.process_allgather(np.float32(least))))
     return None if least < 0 else least

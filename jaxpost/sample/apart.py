@@ -31,12 +31,3 @@ def weights_apart(config: Decoder, weights: Tree) -> Tree:
         for i, number in enumerate(numbers):
             tail[str(number)] = jax.tree.map(lambda x, i=i: x[i], block) if is_stacked(path) else block
     return for_decoding({**weights, "layers": {"tail": tail}})
-
-
-def kept_apart(config: Decoder, kept: dict[str, Any]) -> dict[str, Any]:
-    """Keys and values of a pass, by the paths of `layers_apart(config)`."""
-    return {
-        f"layers/tail/{number}": jax.tree.map(lambda x, i=i: x[i : i + 1], kept[path])
-        for path, numbers in blocks(config).items()
-        for i, number in enumerate(numbers)
-    }

@@ -16,7 +16,7 @@ from jaxpost.models.decoder import Decoder
 from jaxpost.sample.apart import layers_apart, weights_apart
 from jaxpost.sample.decode import Decoding, Prefilled, Seats, begin, decode, place, prefill
 from jaxpost.sample.logits import Sampling
-from jaxpost.shard import platform
+from jaxpost.shard import free, platform
 
 CHUNK = 16  # tokens between two looks at what has been written
 MOST = 256  # rows that are written at once, unless asked for more
@@ -125,7 +125,7 @@ class Engine:
             lengths[i] = len(self._prompts[number])
             tokens[i, : lengths[i]] = self._prompts[number]
         own = _chosen(self._weights, numbers + [numbers[-1]] * (count - len(numbers)))
-        read = _prefill(self._config, own, tokens, lengths, self._writer is not self._config, self._sampling.kv)
+        read = _prefill(self._config, own, tokens, lengths, self._state.form)
         for source, number in enumerate(numbers):
             first = number * self._samples
             self._read += [(read, source, row) for row in self.rows[first : first + self._samples]]
@@ -172,25 +172,19 @@ def group(count: int) -> int:
 
 def _worth_a_copy(weights: Tree) -> bool:
     """Whether a copy with layers apart is read faster, and takes no more than half of the memory that is free."""
-    free = _free()
+    room = free(jax.local_devices()[:1])
     return platform() in ("gpu", "cuda") and (
-        free is None or sum(leaf.nbytes for leaf in jax.tree.leaves(weights["layers"])) <= free // 2
+        room is None or sum(leaf.nbytes for leaf in jax.tree.leaves(weights["layers"])) <= room // 2
     )
 
 
 def _affordable(config: Decoder, size: int, kv: KV) -> int:
     """Rows whose cache takes no more than half of the memory that is free, as far as it is known; at most `MOST`."""
     row = 2 * config.layers * config.kv_heads * size * bytes_per_entry(kv, config.head_size, config.dtype)
-    free, count = _free(), MOST
-    while free is not None and count > 1 and count * row > free // 2:
+    room, count = free(jax.local_devices()[:1]), MOST
+    while room is not None and count > 1 and count * row > room // 2:
         count //= 2
     return count
-
-
-def _free() -> int | None:
-    """Bytes of memory that are free on the first device, where it tells."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
 
 
 def _chosen(weights: Tree, numbers: Sequence[int]) -> Tree:
@@ -206,7 +200,7 @@ def _chosen(weights: Tree, numbers: Sequence[int]) -> Tree:
 
 
 _begin: Callable[..., Decoding] = jax.jit(begin, static_argnums=(0, 1, 2, 3))
-_prefill: Callable[..., Prefilled] = jax.jit(prefill, static_argnums=(0, 4, 5))
+_prefill: Callable[..., Prefilled] = jax.jit(prefill, static_argnums=(0, 4))
 _weights_apart: Callable[..., Tree] = jax.jit(weights_apart, static_argnums=0)
 _place: Callable[..., Decoding] = jax.jit(place, donate_argnums=0)
 _decode: Callable[..., Any] = jax.jit(decode, static_argnums=(0, 4, 6), donate_argnums=2)

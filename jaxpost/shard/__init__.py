@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where arrays live: a mesh, and a table from logical axes to mesh axes."""
 
+from jaxpost.shard.memory import free as free
 from jaxpost.shard.mesh import MeshShape as MeshShape
 from jaxpost.shard.mesh import device_kind as device_kind
 from jaxpost.shard.mesh import make_mesh as make_mesh

@@ -36,7 +36,8 @@ def test_generate_writes_completions_and_nothing_else(run):
 
 def test_chat_answers_lines_that_are_piped_in_whatever_their_length(run):
     long = "What is 3 plus 4? " * 300
-    done = runs.jaxpost("chat", run, "--max-new", "8", input=f"{long}\nWhat is 3 plus 4?\n/new\nHello\n")
+    lines = f"{long}\nWhat is 3 plus 4?\n/new\nHello\n"
+    done = runs.jaxpost("chat", run, "--max-new", "8", "--kv", "int8", input=lines)
     assert done.returncode == 0, done.stderr
     first, *answers = done.stdout.splitlines()
     assert "say it shorter" in first and answers and ">" not in answers[0]

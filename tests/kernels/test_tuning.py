@@ -4,10 +4,15 @@
 import json
 from dataclasses import dataclass, fields
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxpost.kernels import tuning
+from jaxpost.kernels.decode_attention import Cached, decode_attention, empty
+from jaxpost.kernels.dispatch import forced
 from jaxpost.kernels.tuning import HERE, key, table, trying, tuned
+from jaxpost.shard import MeshShape, make_mesh
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,17 @@ def test_values_on_trial_come_before_what_is_stored(stored):
         assert tuned("matmul", "other", {"t": 64, "i": 32}, Blocks()) == Blocks()
     assert trial.asked == {"t=64 i=32"}
     assert tuned("matmul", "pallas_gpu", {"t": 64, "i": 32}, Blocks()) == Blocks(rows=16)
+
+
+def test_on_a_mesh_sizes_are_those_of_a_devices_own_pieces():
+    """Four rows and two key/value heads, over two devices each."""
+    q, kv, none = jnp.ones((4, 1, 4, 64)), jnp.ones((4, 1, 2, 64)), jnp.zeros(4, jnp.int32)
+    cached = Cached.of(empty("model", (1, 4, 2, 128, 64), jnp.float32), none, none)
+    mesh = make_mesh(MeshShape(fsdp=2, tensor=2), jax.devices()[:4])
+    with jax.set_mesh(mesh), forced(interpreted=True, decode_attention="pallas_tpu"):
+        with trying("decode_attention", "pallas_tpu", {}) as trial:
+            jax.make_jaxpr(decode_attention)(q, kv, kv, cached)
+    assert "b=2 k=1 t=128 h=64 kv=float32" in trial.asked
 
 
 def test_the_tables_that_ship_hold_what_their_kernels_understand():

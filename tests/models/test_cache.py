@@ -42,7 +42,7 @@ def empty(batch, capacity):
     """A cache of nothing, with values that would show if they were seen."""
     kv = jnp.full((CONFIG.layers, batch, CONFIG.kv_heads, capacity, CONFIG.head_size), 1e3)
     none = jnp.zeros(batch, jnp.int32)
-    return {"layers": Cached(kv, kv, none, none)}
+    return {"layers": Cached(kv, kv, none, none, layer=np.arange(CONFIG.layers))}
 
 
 def write(cached, kept, rows):
@@ -55,7 +55,8 @@ def write(cached, kept, rows):
         return jnp.swapaxes(jnp.swapaxes(into, 2, 3).at[:, batch, at].set(new, mode="drop"), 2, 3)
 
     count = cached.count + jnp.sum(rows.segments > 0, axis=1, dtype=jnp.int32)
-    return {"layers": Cached(put(cached.k, kept[0]), put(cached.v, kept[1]), cached.start, count)}
+    written = Cached(put(cached.k, kept[0]), put(cached.v, kept[1]), cached.start, count, layer=cached.layer)
+    return {"layers": written}
 
 
 def test_token_by_token_from_unequal_prompts(weights, expected):

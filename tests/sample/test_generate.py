@@ -79,8 +79,8 @@ def test_layers_with_a_window_remember_no_more(window):
     flat = trees.flatten(params.init(decoder.specs(config), jax.random.key(0)))
     weights = trees.unflatten({p: x if x is None or "norm" in p else 8 * x for p, x in flat.items()})
     state = jax.eval_shape(lambda: begin(config, 3, 48))
-    places = {path: entries.k.shape[3] for path, entries in state.kv.items()}
-    assert places == {"layers/0": window, "layers/1": 48, "layers/tail/0": window}
+    rings = {name: (entries.k.shape[0], entries.k.shape[3]) for name, entries in state.kv.items()}
+    assert rings == {f"last {window}": (2, window), "all": (1, 48)}, "of layers 0 and 2, the tail, and of layer 1"
     for prompt, completion in zip(PROMPTS, generate(config, weights, PROMPTS, FREE), strict=True):
         tokens = np.zeros((1, config.max_length), np.int32)
         tokens[0, : len(prompt) + 20] = prompt + completion.tokens
@@ -171,8 +171,8 @@ def test_sixteen_bit_models_write_sixteen_bit_caches(tied):
         return state, read, sat, decode(config, weights, sat, each > 0, FREE, each, 4)[0]
 
     state, read, *later = jax.eval_shape(shapes, weights)
-    assert state.kv["layers"][0].dtype == read.kv["layers"][0].dtype == read.logits.dtype == jnp.bfloat16
-    assert state.kv["layers"][0].shape == (2, 2, 2, 32, 8)
+    assert state.kv["all"][0].dtype == read.kv["all"][0].dtype == read.logits.dtype == jnp.bfloat16
+    assert state.kv["all"][0].shape == (2, 2, 2, 32, 8)
     assert all(changed == state for changed in later), "every array keeps its type and shape, as a loop's must"
 
 
@@ -295,7 +295,7 @@ def test_a_stopped_row_stays_as_it_is_while_others_go_on():
 def seated(lengths, most):
     """A batch of as many rows as there are prompts of these lengths."""
     each = np.arange(len(lengths), dtype=np.int32)
-    read = _prefill(CONFIG, weights_of("plain"), np.ones((4, 16), np.int32), np.array(lengths, np.int32), False)
+    read = _prefill(CONFIG, weights_of("plain"), np.ones((4, 16), np.int32), np.array(lengths, np.int32))
     seats = Seats(each, each, each, each, np.array(most, np.int32))
     return _place(_begin(CONFIG, 4, 48), read, seats, jax.random.key(0))
 

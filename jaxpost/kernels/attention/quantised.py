@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxpost.arrays import Array, Float, Int
 from jaxpost.kernels.attention import reference
 from jaxpost.kernels.attention.blocks import LANES, dividing, fitting, padded, unit
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
 from jaxpost.shard import on_each, platform, ways
 
@@ -50,11 +50,11 @@ def attention(
     A query sees the keys from its segment's start (its place less its position) to itself, so segments' tokens must
     stand next to each other: the number of segments must be bounded (`rows.most`). Gradients are the reference's.
     """
-    if platform() != "tpu":
+    if platform() != "tpu" and not interpreted():
         raise Unsupported("needs a TPU")
     check(q.shape[1], q.shape[-1], rows.most, cap)
     blocks = tuned("attention", "quantised", {"s": q.shape[1], "h": q.shape[-1]}, Blocks())
-    return differentiable(q, k, v, rows, window, scale, blocks)
+    return differentiable(q, k, v, rows, window, scale, blocks, interpreted())
 
 
 def check(tokens: int, size: int, most: int | None, cap: float | None) -> None:

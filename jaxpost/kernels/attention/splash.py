@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int
 from jaxpost.kernels.attention.blocks import dividing, fitting, padded, unit
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
 from jaxpost.shard import on_each, platform, ways
 
@@ -51,14 +51,15 @@ def attention(
     since positions count from 0 in each segment and, where the number of segments is bounded (`rows.most`), a
     segment's tokens stand next to each other. Rows of one example need no segments: padding stands on the right, where
     no real token sees it."""
-    if platform() != "tpu":
+    if platform() != "tpu" and not interpreted():
         raise Unsupported("needs a TPU")
     if rows.most is None:
         raise Unsupported("the number of segments in a row is not known, so padding may stand within one")
     check(q.shape[-1])
     sizes = {"s": q.shape[1], "h": q.shape[-1]}
     blocks = tuned("attention", "splash", sizes, Blocks())
-    return spread(q, k, v, rows.segments if rows.most > 1 else None, window, scale, cap, blocks)
+    segments = rows.segments if rows.most > 1 else None
+    return spread(q, k, v, segments, window, scale, cap, blocks, interpreted())
 
 
 def check(size: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jaxpost.arrays import Array, Float
 from jaxpost.kernels.decode_attention import pallas_gpu, pallas_tpu, reference, xla
 from jaxpost.kernels.decode_attention.cache import Cached
-from jaxpost.kernels.dispatch import dispatch
+from jaxpost.kernels.dispatch import dispatch, serving
 
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "pallas_gpu": pallas_gpu.decode_attention,
@@ -14,6 +14,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "xla": xla.decode_attention,
     "reference": reference.decode_attention,
 }
+IN_PLACE = ("pallas_gpu", "pallas_tpu")
 
 
 def decode_attention(
@@ -37,3 +38,10 @@ def decode_attention(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return dispatch("decode_attention", IMPLEMENTATIONS, impl)(q, k, v, cached, window, scale, cap)
+
+
+def reads_in_place(q: Float[Array, "b s n h"], new: Float[Array, "b s k h"], cached: Cached) -> bool:
+    """Whether such an input, of which shapes suffice, is served by what reads a layer where it lies in its stack. XLA
+    on GPUs copies it out first, unless it has a stack of its own."""
+    name = serving("decode_attention", IMPLEMENTATIONS, q, new, new, cached, window=None, scale=1.0, cap=None)
+    return name in IN_PLACE

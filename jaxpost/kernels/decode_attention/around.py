@@ -36,8 +36,8 @@ def served(
     cap: float | None,
 ) -> Float[Array, "b s n h"]:
     """The kernel on every device's own rows and heads, with the derivative of the reference."""
-    scales = None if cached.k_scale is None else "b k t"
-    entries = Cached("b k t h", "b k t h", "b", "b", scales, scales)
+    scales = None if cached.k_scale is None else "l b k t"
+    entries = Cached("l b k t h", "l b k t h", "b", "b", scales, scales, "")
     letters = ("b s n h", "b s k h", "b s k h", entries)
     spread = on_each(kernel, "b n k", ("h", q.shape[3]), letters, "b s n h", checked=False)
 
@@ -55,26 +55,33 @@ def served(
         return jax.vjp(plain, *inputs)[1](gradient)
 
     run.defvjp(forward, backward)
-    return run(q, k, v, cached)
+    return run(q, k, v, cached.replace(layer=jnp.int32(cached.layer)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def sizes(cached: Cached) -> dict[str, Any]:
+    """What tunables depend on, of the arrays that one device has."""
+    _, batch, kv_heads, places, size = cached.k.shape
+    return {"b": batch, "k": kv_heads, "t": places, "h": size, "kv": cached.k.dtype.name}
 
 
 def seen(cached: Cached, window: int | None) -> tuple[Int[Array, "b"], Int[Array, "b"]]:
     """Of each row the first place of the ring that the new token sees, and how many it sees from there on."""
     count = cached.count.astype(jnp.int32)
     number = count if window is None else jnp.minimum(count, window - 1)
-    return (cached.start.astype(jnp.int32) + count - number) % cached.k.shape[2], number
+    return (cached.start.astype(jnp.int32) + count - number) % cached.k.shape[3], number
 
 
-def blocks_of(start: Int[Array, "b"], number: Int[Array, "b"], places: int, block: int) -> Int[Array, "b c"]:
+def blocks_of(cached: Cached, window: int | None, block: int) -> Int[Array, "b c"]:
     """Of each row, what a kernel that walks over the ring in blocks must know: start and number of the places that are
-    seen, the block that the first is in, and in how many blocks places are seen. These follow each other, behind the
-    last block the first one."""
+    seen, the block that the first is in, in how many blocks places are seen, and the layer. Blocks follow each other,
+    behind the last one the first."""
+    (start, number), places = seen(cached, window), cached.k.shape[3]
     whole = -(-places // block)
     end = start + number - 1
     first, last = start // block, (end % places) // block
     wrapped = jnp.where(last >= first, whole, whole - first + last + 1)
     blocks = jnp.where(number == 0, 0, jnp.where(end < places, last - first + 1, wrapped))
-    return jnp.stack([start, number, first, blocks], axis=1)
+    return jnp.stack([start, number, first, blocks, jnp.broadcast_to(jnp.int32(cached.layer), start.shape)], axis=1)
 
 
 def own_scores(

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -28,11 +29,12 @@ class Entries(NamedTuple):
 
 @struct.dataclass
 class Cached:
-    """A ring of keys and values of earlier tokens.
+    """A ring of keys and values of earlier tokens: one `layer` of a stack of them. The stack comes whole, since a slice
+    of it would have to be copied for a kernel.
 
-    k, v `[b, k, t, h]`: numbers, or codes with scales k_scale, v_scale `[b, k, t]` in float32 (else None). Row b's
-    visible places are the `count[b]` from `start[b]` on, modulo t, oldest first; they are the tokens directly before
-    the new ones.
+    k, v `[l, b, k, t, h]`: numbers, or codes with scales k_scale, v_scale `[l, b, k, t]` in float32 (else None). Row
+    b's visible places are the `count[b]` from `start[b]` on, modulo t, oldest first; they are the tokens directly
+    before the new ones.
     """
 
     k: Any
@@ -41,19 +43,22 @@ class Cached:
     count: Any
     k_scale: Any = None
     v_scale: Any = None
+    layer: Any = 0
 
     @classmethod
-    def of(cls, entries: Entries, start: Any, count: Any) -> "Cached":
-        return cls(entries.k, entries.v, start, count, entries.k_scale, entries.v_scale)
+    def of(cls, stack: Entries, start: Any, count: Any, layer: Any = 0) -> "Cached":
+        return cls(stack.k, stack.v, start, count, stack.k_scale, stack.v_scale, layer)
 
-    @property
-    def entries(self) -> Entries:
-        return Entries(self.k, self.v, self.k_scale, self.v_scale)
+    def ring(self) -> Entries:
+        """The layer's own entries, out of the stack."""
+        stack = Entries(self.k, self.v, self.k_scale, self.v_scale)
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, self.layer, keepdims=False), stack)
 
     def age(self) -> Int[Array, "b t"]:
         """How far back each place is from the first new token: 1 is the one before it; 0 or less is empty."""
-        place = jnp.arange(self.k.shape[2], dtype=jnp.int32)[None]
-        return self.count[:, None] - (place - self.start[:, None]) % self.k.shape[2]
+        places = self.k.shape[3]
+        place = jnp.arange(places, dtype=jnp.int32)[None]
+        return self.count[:, None] - (place - self.start[:, None]) % places
 
 
 def bytes_per_entry(kv: KV, head_size: int, dtype: Any) -> int:

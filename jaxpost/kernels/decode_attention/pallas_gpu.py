@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float
 from jaxpost.kernels.attention.reference import grouped
-from jaxpost.kernels.decode_attention.around import blocks_of, check, own_scores, seen, served
+from jaxpost.kernels.decode_attention.around import blocks_of, check, own_scores, served, sizes
 from jaxpost.kernels.decode_attention.cache import Cached
 from jaxpost.kernels.dispatch import Unsupported, untried
+from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.tuning import tuned
-from jaxpost.shard import device_kind, platform
 
 COLUMNS = 8
 """Matrix units take columns (here: query heads) by eights."""
@@ -52,22 +52,16 @@ def decode_attention(
     scale: float,
     cap: float | None,
 ) -> Float[Array, "b s n h"]:
-    if platform() not in ("gpu", "cuda"):
-        raise Unsupported("needs an NVIDIA GPU")
-    if not any(name in device_kind() for name in ("H100", "H200", "GH200")):
-        raise Unsupported(f"is for Hopper, not for {device_kind()}")
-    if jax.__version_info__ < (0, 11):
-        raise Unsupported("needs jax 0.11")
+    check_device()
     check(q, k, cached)
     check_shapes(q, cached)
     if cached.k.dtype == jnp.float8_e4m3fn:
         untried("a cache in fp8")
-    if cached.k.shape[3] > 128 or q.shape[2] // cached.k.shape[1] > COLUMNS:
+    if cached.k.shape[4] > 128 or q.shape[2] // cached.k.shape[2] > COLUMNS:
         untried("heads of more than 128 numbers, or with more than 8 query heads each,")
-    sizes = {"b": q.shape[0], "k": k.shape[2], "t": cached.k.shape[2], "h": q.shape[3], "kv": cached.k.dtype.name}
-    tiling = tuned("decode_attention", "pallas_gpu", sizes, untuned(cached))
 
     def kernel(q: Array, k: Array, v: Array, cached: Cached) -> Array:
+        tiling = tuned("decode_attention", "pallas_gpu", sizes(cached), untuned(cached))
         return attend(q, k, v, cached, window, scale, cap, tiling)
 
     return served(kernel, q, k, v, cached, window, scale, cap)
@@ -76,7 +70,7 @@ def decode_attention(
 def untuned(cached: Cached) -> Tiling:
     """What was best of a few on an H200: several blocks of threads to a multiprocessor, so that one computes while
     others wait, and of codes large tiles, since what a tile costs beside its bytes weighs twice."""
-    width, size = cached.k.dtype.itemsize, cached.k.shape[3]
+    width, size = cached.k.dtype.itemsize, cached.k.shape[4]
     if width == 1 and size == 128:
         return Tiling(places=128, stages=2)
     return Tiling(places=64, stages=3 if width * size <= 256 else 2)
@@ -84,7 +78,7 @@ def untuned(cached: Cached) -> Tiling:
 
 def check_shapes(q: Array, cached: Cached) -> None:
     """Raises `Unsupported` for what the kernel cannot be built for."""
-    places, size = cached.k.shape[2:]
+    places, size = cached.k.shape[3:]
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise Unsupported(f"computes in 16 bits, not in {q.dtype}")
     if cached.k_scale is None and cached.k.dtype != q.dtype:
@@ -95,7 +89,7 @@ def check_shapes(q: Array, cached: Cached) -> None:
         raise Unsupported(f"head size {size} is not 64, 128 or 256")
     if places % 8 or places < ROWS:
         raise Unsupported(f"{places} places are not a multiple of 8 from 64 on")
-    if q.shape[2] // cached.k.shape[1] > 4 * COLUMNS:
+    if q.shape[2] // cached.k.shape[2] > 4 * COLUMNS:
         raise Unsupported("more than 32 query heads to a key/value head")
 
 
@@ -114,7 +108,7 @@ def attend(
     from jaxpost.kernels.decode_attention.pallas_gpu_body import Plan, walk
 
     batch, _, heads, size = q.shape
-    kv_heads, places = cached.k.shape[1:3]
+    kv_heads, places = cached.k.shape[2:4]
     group = heads // kv_heads
     own = grouped(q, kv_heads)[:, 0]
     own = jnp.pad(own, ((0, 0), (0, 0), (0, -group % COLUMNS), (0, 0)))
@@ -124,7 +118,7 @@ def attend(
         size=size, heads=own.shape[2], codes=cached.k.dtype, out=q.dtype, scale=scale, cap=cap,
     )  # fmt: skip
     near = LOG2E * own_scores(own, k[:, 0], scale, cap)
-    walked = blocks_of(*seen(cached, window), places, tile)
+    walked = blocks_of(cached, window, tile)
     queries, steps = in_two_parts(own) if cached.k.dtype == jnp.int8 else (own.astype(plan.dtype), None)
     out, total = walk(plan, walked, queries, steps, near, v[:, 0].astype(jnp.float32), cached)
     if total is not None:

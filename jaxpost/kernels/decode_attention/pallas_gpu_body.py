@@ -94,7 +94,7 @@ def walk(
     """Sums over what is seen `[b, k, 1, heads, size]`; where there are several splits `[b, k, splits, size, heads]` in
     float32, and the logarithm (to base two) of what each was divided by `[b, k, splits, heads]`.
 
-    walked `[b, 4]`: `around.blocks_of`; queries `[b, k, heads, size]`, or whole numbers `[b, k, 2 heads, size]` with
+    walked `[b, 5]`: `around.blocks_of`; queries `[b, k, heads, size]`, or whole numbers `[b, k, 2 heads, size]` with
     their steps; near `[b, k, heads]`: scores of the new token itself, times log2(e), and new `[b, k, size]` its values.
     """
     batch, kv_heads = near.shape[:2]
@@ -155,7 +155,7 @@ def _swizzled(shape: tuple[int, ...], dtype: Any) -> Any:
 
 def _walk(plan: Plan, given: dict[str, Any], results: Any, at: dict[str, Any]) -> None:
     head, row, split = (lax.axis_index(name) for name in ("head", "row", "split"))
-    start, number, first, blocks = (given["walked"][row, i] for i in range(4))
+    start, number, first, blocks, layer = (given["walked"][row, i] for i in range(5))
     share = lax.div(blocks + (plan.splits - 1), jnp.int32(plan.splits))
     mine = jnp.maximum(jnp.minimum(share, blocks - split * share), 0)
     first, own = first + split * share, split == 0
@@ -168,7 +168,7 @@ def _walk(plan: Plan, given: dict[str, Any], results: Any, at: dict[str, Any]) -
     def fetch(i: Any) -> None:
         slot = lax.rem(i, jnp.int32(plan.stages))
         for name in ("k", "v", "k_scale", "v_scale")[: 4 if plan.coded else 2]:
-            tile = given[name].at[row, head, pl.ds(place(i), plan.tile)]
+            tile = given[name].at[layer, row, head, pl.ds(place(i), plan.tile)]
             plgpu.copy_gmem_to_smem(tile, at[name].at[slot], at["filled"].at[slot])
 
     for name in ("queries", "near", "new", *(["steps"] if plan.whole else [])):

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float
 from jaxpost.kernels.attention.reference import grouped
-from jaxpost.kernels.decode_attention.around import blocks_of, check, seen, served
+from jaxpost.kernels.decode_attention.around import blocks_of, check, served, sizes
 from jaxpost.kernels.decode_attention.cache import Cached
 from jaxpost.kernels.decode_attention.pallas_tpu_body import Plan, walk
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
 from jaxpost.shard import platform
 
@@ -46,22 +46,21 @@ def decode_attention(
     scale: float,
     cap: float | None,
 ) -> Float[Array, "b s n h"]:
-    if platform() != "tpu":
+    if platform() != "tpu" and not interpreted():
         raise Unsupported("needs a TPU")
     check(q, k, cached)
     check_shapes(q, cached)
-    sizes = {"b": q.shape[0], "k": k.shape[2], "t": cached.k.shape[2], "h": q.shape[3], "kv": cached.k.dtype.name}
-    tiling = tuned("decode_attention", "pallas_tpu", sizes, Tiling())
 
     def kernel(q: Array, k: Array, v: Array, cached: Cached) -> Array:
-        return attend(q, k, v, cached, window, scale, cap, tiling)
+        tiling = tuned("decode_attention", "pallas_tpu", sizes(cached), Tiling())
+        return attend(q, k, v, cached, window, scale, cap, tiling, interpreted())
 
     return served(kernel, q, k, v, cached, window, scale, cap)
 
 
 def check_shapes(q: Array, cached: Cached) -> None:
     """Raises `Unsupported` for what the kernel does not compile for, or wastes most of a register on."""
-    size = cached.k.shape[3]
+    size = cached.k.shape[4]
     if size % 64 or size > 256:
         raise Unsupported(f"head size {size} is not 64, 128, 192 or 256")
     if cached.k_scale is None and not jnp.issubdtype(cached.k.dtype, jnp.floating):
@@ -80,13 +79,13 @@ def attend(
     interpret: bool = False,
 ) -> Float[Array, "b s n h"]:
     """The kernel, with queries by their key/value heads, filled up to whole registers."""
-    kv_heads, places, size = cached.k.shape[1:]
+    kv_heads, places, size = cached.k.shape[2:]
     group = q.shape[2] // kv_heads
     own = jnp.pad(grouped(q, kv_heads)[:, 0], ((0, 0), (0, 0), (0, -group % SUBLANES), (0, 0)))
     most = tiling.block * 1024 // (size * cached.k.dtype.itemsize)
     heads, block = fitting(most, kv_heads, places)
     plan = Plan(heads, block, turned=size < LANES, scale=scale, cap=cap, interpret=interpret)
-    walked = blocks_of(*seen(cached, window), places, block)
+    walked = blocks_of(cached, window, block)
     out = walk(plan, walked, own, k[:, 0], v[:, 0], cached)
     return out[:, :, :group].reshape(q.shape)
 

@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxpost.arrays import Array
 from jaxpost.kernels.decode_attention.cache import Cached
 
-START, NUMBER, FIRST, BLOCKS = range(4)  # around.blocks_of
+START, NUMBER, FIRST, BLOCKS, LAYER = range(5)  # around.blocks_of
 LOW = -1e30
 """Below any score, and finite: the difference of two of them is a number."""
 
@@ -42,12 +42,12 @@ class Plan:
 def walk(plan: Plan, walked: Array, queries: Array, k: Array, v: Array, cached: Cached) -> Array:
     """Attention of queries `[b, k, g, h]` to what is seen of the cache and to their own token's k and v `[b, k, h]`."""
     batch, kv_heads, group, size = queries.shape
-    places = cached.k.shape[2]
+    places = cached.k.shape[3]
     blocks, whole = -(-places // plan.block), cached.k.dtype == jnp.int8
 
     def here(row: Any, head: Any, i: Any, walked: Any) -> tuple[Any, ...]:
         block = walked[row, FIRST] + jnp.maximum(jnp.minimum(i, walked[row, BLOCKS] - 1), 0)
-        return row, head, jnp.where(block >= blocks, block - blocks, block)
+        return walked[row, LAYER], row, head, jnp.where(block >= blocks, block - blocks, block)
 
     def at_row(row: Any, head: Any, i: Any, walked: Any) -> tuple[Any, ...]:
         return row, head, 0, 0
@@ -55,12 +55,12 @@ def walk(plan: Plan, walked: Array, queries: Array, k: Array, v: Array, cached: 
     query = pl.BlockSpec((1, plan.heads, group, size), at_row)
     # An axis of one in front of the last: blocks are whole in their last two axes.
     token = pl.BlockSpec((1, plan.heads, 1, size), at_row)
-    entry = pl.BlockSpec((1, plan.heads, plan.block, size), lambda *at: (*here(*at), 0))
+    entry = pl.BlockSpec((1, 1, plan.heads, plan.block, size), lambda *at: (*here(*at), 0))
     if plan.turned:
-        entry = pl.BlockSpec((1, plan.heads, size, plan.block), lambda *at: (*here(*at)[:2], 0, here(*at)[2]))
-    scale = pl.BlockSpec((1, plan.heads, plan.block), here)
+        entry = pl.BlockSpec((1, 1, plan.heads, size, plan.block), lambda *at: (*here(*at)[:3], 0, here(*at)[3]))
+    scale = pl.BlockSpec((1, 1, plan.heads, plan.block), here)
     scales = [] if cached.k_scale is None else [cached.k_scale, cached.v_scale]
-    entries = [jnp.swapaxes(x, 2, 3) if plan.turned else x for x in (cached.k, cached.v)]
+    entries = [jnp.swapaxes(x, 3, 4) if plan.turned else x for x in (cached.k, cached.v)]
     column = pltpu.VMEM((plan.heads, group, 1), jnp.float32)
     scratch: list[Any] = [pltpu.VMEM((plan.heads, group, size), jnp.float32), column, column]
     scratch += [pltpu.VMEM((plan.heads, 2 * group, size), jnp.int8), column] if whole else []
@@ -84,7 +84,7 @@ def walk(plan: Plan, walked: Array, queries: Array, k: Array, v: Array, cached: 
         cost_estimate=pl.CostEstimate(
             flops=4 * batch * kv_heads * group * size * places,
             transcendentals=batch * kv_heads * group * places,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (cached.k, cached.v, *scales)),
+            bytes_accessed=sum(x[0].size * x.dtype.itemsize for x in (cached.k, cached.v, *scales)),
         ),
         interpret=plan.interpret,
     )(walked, queries, k[:, :, None], v[:, :, None], *entries, *scales)
@@ -119,8 +119,8 @@ def _walk(
         visible = visible & (place < places) if places % plan.block else visible
         for head in range(plan.heads):
             queries = (q[0, head], None) if parts is None else (parts[head], steps[head])
-            keys, values = (x[0, head] for x in cache[:2])
-            of_k, of_v = (None if x is None else x[0, pl.ds(head, 1)] for x in cache[2:])
+            keys, values = (x[0, 0, head] for x in cache[:2])
+            of_k, of_v = (None if x is None else x[0, 0, pl.ds(head, 1)] for x in cache[2:])
             scores = jnp.where(visible, _scaled(plan, _scores(plan, queries, keys, of_k)), LOW)
             larger = jnp.maximum(most[head], jnp.max(scores, axis=1, keepdims=True))
             fading, weights = jnp.exp(most[head] - larger), jnp.exp(scores - larger)

@@ -13,9 +13,9 @@ def decode_attention(
     q: Array, k: Array, v: Array, cached: Cached, window: int | None, scale: float, cap: float | None
 ) -> Array:
     """One softmax over the scores against decoded and new keys."""
-    new = visible_new(q.shape[1], window)[None]
-    keys = jnp.concatenate([_decoded(cached.k, cached.k_scale), jnp.swapaxes(k, 1, 2).astype(jnp.float32)], axis=2)
-    values = jnp.concatenate([_decoded(cached.v, cached.v_scale), jnp.swapaxes(v, 1, 2).astype(jnp.float32)], axis=2)
+    new, old = visible_new(q.shape[1], window)[None], cached.ring()
+    keys = jnp.concatenate([_decoded(old.k, old.k_scale), jnp.swapaxes(k, 1, 2).astype(jnp.float32)], axis=2)
+    values = jnp.concatenate([_decoded(old.v, old.v_scale), jnp.swapaxes(v, 1, 2).astype(jnp.float32)], axis=2)
     far = visible(cached, q.shape[1], window)
     far = jnp.broadcast_to(far, (far.shape[0], q.shape[1], far.shape[2]))
     seen = jnp.concatenate([far, jnp.broadcast_to(new, (*far.shape[:2], q.shape[1]))], axis=2)

@@ -12,22 +12,18 @@ import jax.numpy as jnp
 
 from jaxpost.arrays import Array
 from jaxpost.kernels.dispatch import Unsupported, untried
+from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.lowrank_matmul.gradient import by_example, fused
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import QArray
-from jaxpost.shard import device_kind, on_one_device, platform
+from jaxpost.shard import on_one_device
 
 SHARED = 227 * 1024 - 512
 """Bytes of shared memory that a block may have, less what barriers take."""
 
 
 def lowrank_matmul(x: Array, w: Array | QArray, a: Array, b: Array) -> Array:
-    if platform() not in ("gpu", "cuda"):
-        raise Unsupported("needs an NVIDIA GPU")
-    if not any(name in device_kind() for name in ("H100", "H200", "GH200")):
-        raise Unsupported(f"is for Hopper GPUs, not for {device_kind()!r}")
-    if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 11):
-        raise Unsupported("needs jax 0.11")
+    check_device()
     if not on_one_device():
         raise Unsupported("takes one device's own arrays")
     if x.dtype not in (jnp.bfloat16, jnp.float16):

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxpost.arrays import Array
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.lowrank_matmul.gradient import by_example, fused
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import QArray
@@ -34,12 +34,12 @@ WIDE = Blocks(2048, 2048)
 
 
 def lowrank_matmul(x: Array, w: Array | QArray, a: Array, b: Array) -> Array:
-    if platform() != "tpu":
+    if platform() != "tpu" and not interpreted():
         raise Unsupported("needs a TPU")
     if not on_one_device():
         raise Unsupported("takes one device's own arrays")
     check(x, b)
-    return fused(product, x, w, a, b)
+    return fused(functools.partial(product, interpret=interpreted()), x, w, a, b)
 
 
 def check(x: Array, b: Array) -> None:

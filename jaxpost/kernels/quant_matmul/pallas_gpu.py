@@ -13,23 +13,20 @@ About five microseconds of each are there at any size.
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array
 from jaxpost.kernels.dispatch import Unsupported, untried
+from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.quant_matmul import reference
 from jaxpost.kernels.quant_matmul.gradient import served
 from jaxpost.kernels.quant_matmul.layout import FORMATS, block, block_scales, is_packed, sizes
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import Int8, Nf4, QArray
 from jaxpost.quant.nf4 import LEVELS
-from jaxpost.shard import device_kind, platform
+from jaxpost.shard import on_one_device
 
 MOST_TOKENS = 64
-OLDEST = (0, 11)
-"""Of jax, that has what the kernel is made of."""
-HOPPER = ("H100", "H200", "GH200")
 SHARED = 226 * 1024
 MOST_BLOCKS = 8
 """Of a cluster."""
@@ -59,13 +56,9 @@ def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None) -> Array
 
 def check(x: Array, w: QArray) -> None:
     """Raises `Unsupported` for what the kernel cannot serve."""
-    if platform() not in ("gpu", "cuda") or not any(name in device_kind() for name in HOPPER):
-        raise Unsupported("for Hopper GPUs")
-    if jax.__version_info__ < OLDEST:
-        raise Unsupported(f"needs jax {OLDEST[0]}.{OLDEST[1]}")
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
-        raise Unsupported("several devices")
+    check_device()
+    if not on_one_device():
+        raise Unsupported("takes one device's own arrays")
     if not isinstance(w.format, FORMATS):
         raise Unsupported(f"weights as {type(w.format).__name__}")
     if x.dtype != jnp.bfloat16:

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxpost.arrays import Array
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.quant_matmul import reference
 from jaxpost.kernels.quant_matmul.gradient import served
 from jaxpost.kernels.quant_matmul.layout import FORMATS, block, block_scales, is_packed, sizes
@@ -24,7 +24,7 @@ from jaxpost.kernels.quant_matmul.shapes import MOST_TOKENS
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import Int8, QArray
 from jaxpost.quant.nf4 import LEVELS
-from jaxpost.shard import platform
+from jaxpost.shard import on_one_device, platform
 
 LANES, SUBLANES = 128, 16
 MOST_ROWS = 8192
@@ -40,23 +40,21 @@ class Tunables:
 
 
 def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None, interpret: bool = False) -> Array:
+    interpret = interpret or interpreted()
     if platform() != "tpu" and not interpret:
-        raise Unsupported("for TPUs")
+        raise Unsupported("needs a TPU")
     check(x, w)
     name = type(w.format).__name__.lower()
     inputs, outs = sizes(w)
-    default = Tunables()
-    if not interpret:
-        key = {"f": name, "t": _rounded(x.shape[0]), "i": inputs, "o": outs}
-        default = tuned("quant_matmul", "pallas_tpu", key, default)
-    return served(functools.partial(_product, tunables=default, interpret=interpret), x, w, low)
+    key = {"f": name, "t": _rounded(x.shape[0]), "i": inputs, "o": outs}
+    tunables = tuned("quant_matmul", "pallas_tpu", key, Tunables())
+    return served(functools.partial(_product, tunables=tunables, interpret=interpret), x, w, low)
 
 
 def check(x: Array, w: QArray) -> None:
     """Raises `Unsupported` for what the kernel cannot serve."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
-        raise Unsupported("several devices")
+    if not on_one_device():
+        raise Unsupported("takes one device's own arrays")
     if not isinstance(w.format, FORMATS):
         raise Unsupported(f"weights as {type(w.format).__name__}")
     if x.dtype != jnp.bfloat16:

@@ -33,14 +33,15 @@ def compiled(name: str, shape: Shape, kv: str, axes: tuple[str, ...] = ("fsdp",)
     )
 
     def array(letters: str, dtype):
-        lengths = dict(b=shape.rows, n=shape.heads, k=shape.kv_heads, h=shape.size, t=shape.places, s=1)
+        lengths = dict(b=shape.rows, n=shape.heads, k=shape.kv_heads, h=shape.size, t=shape.places, s=1, l=3)
         cut = {"b": "fsdp", "n": "tensor", "k": "tensor"}
         spec = P(*(cut.get(letter) if cut.get(letter) in axes else None for letter in letters.split()))
         sizes = tuple(lengths[letter] for letter in letters.split())
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=NamedSharding(mesh, spec))
 
-    entries, scales = array("b k t h", CODES[kv]), None if kv == "model" else array("b k t", jnp.float32)
-    cached = Cached(entries, entries, array("b", jnp.int32), array("b", jnp.int32), scales, scales)
+    entries, scales = array("l b k t h", CODES[kv]), None if kv == "model" else array("l b k t", jnp.float32)
+    rows, layer = array("b", jnp.int32), array("", jnp.int32)
+    cached = Cached(entries, entries, rows, rows, scales, scales, layer)
     new = array("b s k h", jnp.bfloat16)
     run = functools.partial(decode_attention, window=shape.window, cap=shape.cap)
     with jax.set_mesh(mesh):
@@ -62,7 +63,7 @@ def test_it_compiles_and_copies_nothing_of_the_caches_size(name, shape, kv):
     program = compiled(name, SHAPES[shape].scaled(heads=8, places=1024), kv)
     assert "tpu_custom_call" in program.as_text()
     memory = program.memory_analysis()
-    assert memory.temp_size_in_bytes < 0.05 * memory.argument_size_in_bytes
+    assert memory.temp_size_in_bytes < 0.05 / 3 * memory.argument_size_in_bytes, "of a layer, of which there are three"
 
 
 @pytest.mark.parametrize("places", [1000, 96])
