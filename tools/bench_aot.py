@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step of training or decoding takes on TPUs that are not there: compiled by the real compiler, run by nobody.
+"""What a step of training or decoding takes on devices that are not there: really compiled, run by nobody.
 
     python tools/bench_aot.py --topology v5e:2x4 --shape llama-1b --delta lora --batch 8 --seq 2048 --remat most
     python tools/bench_aot.py --topology v5e:1x1 --shape llama-1b --batch 64 --decode 2048 --kv int8
+    python tools/bench_aot.py --topology h100:8 --shape llama-8b --batch 8 --seq 4096 --remat attention
 
 One JSON line a setting; several values of --topology or --remat, separated by commas, are compiled one after the other.
 It is the very step that `jaxpost train` runs, or what it decodes a token a row with. `peak_gib` is what a chip's memory
-must hold. Cycles are the compiler's own estimates and leave Pallas kernels and waiting for collectives out (see
-`compiled.py`).
+must hold. Cycles are the TPU compiler's own estimates and leave Pallas kernels and waiting for collectives out (see
+`compiled.py`); for GPUs there are none.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def report(options: argparse.Namespace, place: str, remat: str) -> dict[str, Any
         "peak_gib": round(peak / 2**30, 3),
         "donated_gib": round(memory.alias_size_in_bytes / 2**30, 3),
         "kernels": dict(said.kernels),
-        "mega_cycles": round(said.cycles / 1e6, 1),
+        "mega_cycles": round(said.cycles / 1e6, 1) or None,
         "open_loops": said.open_loops,
         "collectives": {kind: {"count": n, "mib": round(mib, 1)} for kind, (n, mib) in said.collectives.items()},
     }
@@ -119,7 +120,9 @@ def report(options: argparse.Namespace, place: str, remat: str) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:2x4", help="v5e:2x4, v5p:2x2x2, v6e:2x4, ...; several with commas")
+    parser.add_argument(
+        "--topology", default="v5e:2x4", help="v5e:2x4, v5p:2x2x2, v6e:2x4, h200, h100:8, ...; several with commas"
+    )
     parser.add_argument("--shape", choices=PRESETS, default="llama-1b")
     parser.add_argument("--delta", default="lora", help="lora, dora, full, prefix, ...")
     parser.add_argument("--quant", choices=("none", *FORMATS), default="none", help="how the base's weights are stored")

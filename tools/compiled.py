@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the text of a compiled TPU program says: the compiler's own estimate of cycles, Pallas kernels, collectives.
+"""What the text of a compiled program says: the TPU compiler's own estimate of cycles, Pallas kernels, collectives.
 
 Loops are counted as often as they run, where their condition compares a counter with a constant (those of scans do).
 The compiler estimates no cycles for Pallas kernels, nor for waiting on collectives: sums compare programs, they are no
@@ -74,7 +74,7 @@ def _take(
         said.cycles += times * int(cycles[1])
         where = re.search(r'op_name="([^"]*)"', line)
         said.by_name[where[1] if where else name] += times * int(cycles[1])
-    if kind == "custom-call" and 'custom_call_target="tpu_custom_call"' in line:
+    if kind == "custom-call" and re.search('custom_call_target="(tpu_custom_call|mosaic_gpu)', line):
         said.kernels[re.sub(r"[.0-9]+$", "", name)] += times
     if (base := kind.removesuffix("-start")) in COLLECTIVES:
         # One that runs beside several fusions stands in each of them, under the same number.
