@@ -20,6 +20,8 @@ FLAGS = [
 ]
 if PLATFORMS == "cpu":  # most of the time goes into compiling: with these it takes half as long, and is as right
     FLAGS.append("--xla_backend_optimization_level=0")
+    FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")  # small programs in pieces cost more than they save
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # nobody reads where an operation came from
 if importlib.metadata.version("jax").startswith("0.10."):  # XLA aborts at a flag that it does not know
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)

@@ -22,7 +22,7 @@ from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.ragged_matmul import Groups, ragged_matmul
 from jaxpost.params import ParamSpec
 from jaxpost.quant import ByRow, QArray, dequantise
-from jaxpost.shard import RULES, Rules, constrain
+from jaxpost.shard import RULES, Rules, constrain, on_each, on_one_device, ways
 
 Weight = Any  # Array | QArray | Bound
 
@@ -74,22 +74,50 @@ class Einsum:
         """A product of few tokens with a quantised weight (given the factors `[in..., r]` and `[r, out...]` of a
         low-rank edit, with the edited weight), by a kernel that reads it as it is stored. `None` for what is no such
         product, or where no kernel serves it."""
-        mesh = jax.sharding.get_abstract_mesh()
         if not (
             self.merged == w.inner == w.ndim - w.outer
             and isinstance(w.format, few.FORMATS)
             and jnp.issubdtype(x.dtype, jnp.floating)
-            and 0 < math.prod(x.shape[: -w.inner]) <= few.MOST_TOKENS
-            and (mesh.empty or mesh.size == 1)
         ):
             return None
-        tokens, outs = x.shape[: -w.inner], w.codes.shape[w.inner :]
-        flat = None if low is None else (low[0].reshape(-1, low[0].shape[-1]), low[1].reshape(low[1].shape[0], -1))
-        try:
+
+        def local(x: Array, w: QArray, *low: Array) -> Array:
+            tokens, outs = x.shape[: -w.inner], w.codes.shape[w.inner :]
+            if not 0 < math.prod(tokens) <= few.MOST_TOKENS:
+                raise Unsupported("many tokens")
+            flat = (low[0].reshape(-1, low[0].shape[-1]), low[1].reshape(low[1].shape[0], -1)) if low else None
             y = few.quant_fused(x.reshape(math.prod(tokens), -1), few.as_matrix(w), flat)
+            return y.reshape(*tokens, *outs)
+
+        try:
+            return self.on_pieces(local, x, w, *low or ())
         except Unsupported:
             return None
-        return y.reshape(*tokens, *outs)
+
+    def on_pieces(self, local: Callable[..., Array], x: Array, w: "Array | QArray", *low: Array) -> Array:
+        """A product of matrices (`merged`), if need be under the factors of a low-rank edit, by every device on its own
+        pieces of them, results being added up where in axes are cut. Raises `Unsupported` where that would be more work
+        than XLA's, or is not known."""
+        if on_one_device():
+            return local(x, w, *low)
+        rows = self.parts[0].find("b")
+        if rows >= 0 and x.shape[rows] % ways("b"):
+            raise Unsupported("rows that the mesh does not divide would be computed everywhere")
+        if isinstance(w, QArray) and any(ways(letter) > 1 for letter in self.parts[1]):
+            raise Unsupported("pieces of quantised weights are not looked into")
+        letters, _, result = (" ".join(part) for part in self.parts)
+        inner, outer = " ".join(self.parts[0][-self.merged :]), " ".join(self.parts[1][self.merged :])
+        of_w = jax.tree.map(lambda x: "_ " * x.ndim, w) if isinstance(w, QArray) else f"{inner} {outer}"
+        names = (letters, of_w, f"{inner} r", f"r {outer}")[: 2 + len(low)]
+
+        def each(x: Array, w: Any, *low: Array) -> Array:
+            if on_one_device():
+                return local(x, w, *low)
+            # On all of them it is only asked for the result's shape.
+            return self(x, dequantise(w, x.dtype) if isinstance(w, QArray) else w)
+
+        size = x.shape[-self.merged]
+        return on_each(each, result, (inner[0], size), names, result, checked=False)(x, w, *low)
 
     def split(self) -> tuple["Einsum", "Einsum"]:
         """The same contraction through a factor pair: `x@a` down to a rank axis, then `@b` up from it; transposed,

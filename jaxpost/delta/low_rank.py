@@ -2,7 +2,7 @@
 """Low-rank updates (LoRA, Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.lowrank_matmul import lowrank_fused
 from jaxpost.params import Init, ParamSpec
 from jaxpost.quant import QArray
-from jaxpost.shard import on_each, on_one_device, ways
 
 
 @struct.dataclass
@@ -83,26 +82,9 @@ def _in_one(op: Op, x: Array, w: Weight, a: Array, b: Array) -> Array | None:
         return checkpoint_name(y, "product").reshape(*rows, *b.shape[1:])
 
     try:
-        return local(x, w, a, b) if on_one_device() else _in_one_each(op, local, x, w, a, b)
+        return op.on_pieces(local, x, w, a, b)
     except Unsupported:
         return None
-
-
-def _in_one_each(op: Einsum, local: Callable[..., Array], x: Array, w: Weight, a: Array, b: Array) -> Array:
-    """The same by every device on its own pieces, results being added up where the in axes are cut."""
-    if isinstance(w, QArray):
-        raise Unsupported("pieces of quantised weights are not looked into")
-    rows = op.parts[0].find("b")
-    if rows >= 0 and x.shape[rows] % ways("b"):
-        raise Unsupported("rows that the mesh does not divide would be computed everywhere")
-
-    def each(x: Array, w: Array, a: Array, b: Array) -> Array:
-        return op(x, w) if not on_one_device() else local(x, w, a, b)  # asked for the result's shape, or on pieces
-
-    letters, _, result = (" ".join(part) for part in op.parts)
-    inner, outer = " ".join(op.parts[0][-op.merged :]), " ".join(op.parts[1][op.merged :])
-    names = (letters, f"{inner} {outer}", f"{inner} r", f"r {outer}")
-    return on_each(each, result, (inner[0], w.shape[0]), names, result, checked=False)(x, w, a, b)
 
 
 class Factors:

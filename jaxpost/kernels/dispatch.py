@@ -48,11 +48,17 @@ def interpreted() -> bool:
     return _FORCED.value.interpreted
 
 
-def untried(what: str) -> None:
-    """Raises `Unsupported` unless the implementation was asked for by name: for inputs that it compiles for, but with
-    which its present form has not been run on its device. Who has run it there takes the call out."""
+def unasked(why: str) -> None:
+    """Raises `Unsupported` for this reason unless the implementation was asked for by name: for inputs that it serves,
+    but that something else serves better."""
     if not _ASKED_FOR.get():
-        raise Unsupported(f"{what} compiles, but has not been run on such a device; ask for it by name to try it")
+        raise Unsupported(f"{why}; ask for it by name to have it")
+
+
+def untried(what: str) -> None:
+    """The same of inputs that it compiles for, but with which its present form has not been run on its device. Who has
+    run it there takes the call out."""
+    unasked(f"{what} compiles, but has not been run on such a device")
 
 
 def faster(operation: str, implementations: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -33,9 +33,13 @@ def test_trains(config, finished):
 
 @pytest.mark.parametrize("config", runs.CONFIGS)
 def test_killed_and_resumed_equals_uninterrupted(config, finished, flags, tmp_path):
-    run, whole = tmp_path / "run", finished(config).run
-    command = ("train", f"configs/{config}.py:tiny", "--run", str(run), *flags(config), *runs.QUIET)
-    code, said = runs.stopped(*command, run=run, signal=signal.SIGKILL, after=2, keeps=1)
+    whole = finished(config).run
+    for attempt in range(3):  # on a busy machine a run can be over before anybody sees that it has begun
+        run = tmp_path / f"run{attempt}"
+        command = ("train", f"configs/{config}.py:tiny", "--run", str(run), *flags(config), *runs.QUIET)
+        code, said = runs.stopped(*command, run=run, signal=signal.SIGKILL, after=2, keeps=1)
+        if code == -signal.SIGKILL and runs.kept(run) < 4:
+            break
     assert code == -signal.SIGKILL, said
     assert 1 <= runs.kept(run) < 4, "it was not killed in the middle"
     resumed = runs.jaxpost(*command)

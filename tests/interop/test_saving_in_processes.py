@@ -76,7 +76,7 @@ def said(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     both = [subprocess.Popen([*command, rank, port, str(tmp_path)], **pipes) for rank in ("0", "1")]
     try:
-        printed = [process.communicate(timeout=60) for process in both]
+        printed = [process.communicate(timeout=300) for process in both]
     finally:
         for process in both:
             process.kill()

@@ -27,7 +27,7 @@ from jaxpost.sample import Sampling, engine, generate, merged
 from jaxpost.train.optimisers import Optimiser
 from jaxpost.train.state import State
 from tests.jaxprs import equations
-from tests.train.tiny import copied, examples, mesh_of, stacked
+from tests.train.tiny import copied, examples, stacked
 
 KERNELS = {
     "attention": "splash",
@@ -118,10 +118,10 @@ def batch_of(step, rows):
 
 
 @functools.cache
-def trained(dtype, format, rows, microbatches, by):
+def trained(dtype, format, rows, microbatches, devices, by):
     """Losses of some steps of the recipe, and by how much each factor of the delta has moved."""
     specs, weights = stored(dtype, format)
-    mesh = mesh_of(None)
+    mesh = shard.make_mesh(shard.MeshShape(1, devices, 1), jax.devices()[:devices])
     with jax.set_mesh(mesh), counted() as served, forced(interpreted=True, **BY[by]):
         train = sft.Training(steps=STEPS, microbatches=microbatches, remat="most")
         config = sft.Config("", delta=LORA, batches=sft.Batches(rows, LENGTH), optim=DESCENT, train=train)
@@ -152,11 +152,14 @@ ROOM = {"float32": (1e-5, 1e-4), "bfloat16": (4e-3, 3e-2)}
 
 TRAINING = {
     # These kernels do not compute in float32: attention alone is one's there.
-    "float32": ("float32", "plain", 4, 2, {"attention": 2}),
-    "bfloat16": ("bfloat16", "plain", 4, 2, {"attention": 2, "lowrank_matmul": 14}),
+    "float32": ("float32", "plain", 4, 2, 1, {"attention": 2}),
+    "bfloat16": ("bfloat16", "plain", 4, 2, 1, {"attention": 2, "lowrank_matmul": 14}),
     # Of 256 tokens at a time a product with a quantised matrix is by its own kernel, of 512 dequantised.
-    "int8": ("bfloat16", "int8", 4, 1, {"attention": 2, "lowrank_matmul": 14}),
-    "nf4": ("bfloat16", "nf4", 2, 1, {"attention": 2, "quant_matmul": 7}),
+    "int8": ("bfloat16", "int8", 4, 1, 1, {"attention": 2, "lowrank_matmul": 14}),
+    "nf4": ("bfloat16", "nf4", 2, 1, 1, {"attention": 2, "quant_matmul": 7}),
+    # Each device has its own rows, and for computing the whole weights.
+    "two devices": ("bfloat16", "plain", 4, 1, 2, {"attention": 2, "lowrank_matmul": 14}),
+    "int8 on two devices": ("bfloat16", "int8", 4, 1, 2, {"attention": 2, "quant_matmul": 7}),
 }
 
 
@@ -181,8 +184,8 @@ def test_training(name):
 
 
 def test_in_16_bits_kernels_are_as_near_to_float32_as_references_are():
-    _, right = trained(*TRAINING["float32"][:4], "references").out
-    by_kernels, by_references = (off(trained(*TRAINING["bfloat16"][:4], by).out[1], right) for by in BY)
+    _, right = trained(*TRAINING["float32"][:5], "references").out
+    by_kernels, by_references = (off(trained(*TRAINING["bfloat16"][:5], by).out[1], right) for by in BY)
     assert by_kernels < 1.25 * by_references and by_references < ROOM["bfloat16"][1]
 
 

@@ -100,23 +100,32 @@ class Case:
         if self.base == "inserted":
             return {"w": None}
         specs = self.specs(layers)
-        weights = params.init(specs, jax.random.key(self.seed))
+        weights = self.weights(specs)
         if self.base not in FORMATS:
             return weights
         return jax.jit(lambda weights: quant.quantise_tree(weights, specs, FORMATS[self.base], W))(weights)
+
+    def weights(self, specs: dict[str, ParamSpec]) -> dict[str, jax.Array]:
+        """Drawn by numpy: a program for each shape would take longer than the laws themselves."""
+        shape, dtype = specs["w"].shape, specs["w"].dtype
+        drawn = np.random.default_rng([self.seed, 0]).normal(0, self.magnitude, shape)
+        return {"w": jnp.asarray(drawn.astype(dtype))}
 
     def deltas(self, layers: bool = False, fresh: bool = False) -> list[dict[str, Any]]:
         """The edits one after the other: as their own initialisers start them, or with random values in all fields."""
         specs, done = self.specs(layers), []
         if self.base == "inserted":
-            done.append({"w": Insert(params.init(specs, jax.random.key(self.seed))["w"])})
+            done.append({"w": Insert(self.weights(specs)["w"])})
         for i, kind in enumerate(self.kinds):
             made = KINDS[kind](specs, self.size["r"])
+            if not fresh:
+                done.append(randomised(params.abstract(made), self.seed + i))
+                continue
             start = params.init(made, jax.random.key(self.seed + i))
-            if fresh and kind == "dora":
+            if kind == "dora":
                 under = bound(self.params(layers), done)
                 start = delta.Dora(targets=W).start(start, delta.Given(under, jax.random.key(0)))
-            done.append(start if fresh else randomised(start, self.seed + i))
+            done.append(start)
         return done
 
     def x(self) -> jax.Array:
@@ -127,7 +136,7 @@ class Case:
             return jnp.asarray(rng.integers(0, self.size["v"], shape), jnp.int32)
         shape = [self.size[letter] for letter in ("bsd" if spec == "sorted" else spec.split(",")[0])]
         shape = [shape[0] * shape[1], shape[2]] if spec == "sorted" else shape
-        return jnp.asarray(rng.normal(size=shape), self.dtype)
+        return jnp.asarray(rng.normal(size=shape).astype(jnp.dtype(self.dtype)))
 
     def experts(self) -> np.ndarray:
         """The expert of each row: some have none, some several."""
@@ -152,7 +161,7 @@ def randomised(tree: Any, seed: int) -> Any:
     def leaf(old: Any) -> jax.Array:
         if jnp.issubdtype(old.dtype, jnp.integer):
             return jnp.asarray(rng.integers(0, 256, old.shape), old.dtype)
-        return jnp.asarray(rng.normal(size=old.shape), old.dtype)
+        return jnp.asarray(rng.normal(size=old.shape).astype(old.dtype))
 
     return jax.tree.map(leaf, tree)
 

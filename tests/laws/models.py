@@ -83,13 +83,19 @@ STACKS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
 BASES = ("float32", "bfloat16", "int8", "int4", "nf4", "fp8")
 
 
+@functools.cache
 def base_of(config: Decoder, kind: str) -> Any:
     """Weights large enough that every one of them matters to the logits."""
     specs = decoder.specs(config)
-    weights = jax.tree.map(lambda w: w * 8 if w.ndim > 1 else w, params.init(specs, jax.random.key(0)))
-    if kind not in FORMATS:
-        return weights
-    return quant.quantise_tree(weights, specs, FORMATS[kind], ("layers/*", "head", "embed"))
+
+    @jax.jit
+    def make() -> Any:
+        weights = jax.tree.map(lambda w: w * 8 if w.ndim > 1 else w, params.init(specs, jax.random.key(0)))
+        if kind not in FORMATS:
+            return weights
+        return quant.quantise_tree(weights, specs, FORMATS[kind], ("layers/*", "head", "embed"))
+
+    return make()
 
 
 def stack_of(config: Decoder, name: str, fresh: bool = False, base: Any = None) -> list[dict[str, Any]]:

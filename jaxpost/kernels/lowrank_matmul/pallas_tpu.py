@@ -3,6 +3,7 @@
 beside, from the rows of x that they hold anyway, and whose every block ends with `(x a) b`."""
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxpost.arrays import Array
-from jaxpost.kernels.dispatch import Unsupported, interpreted
+from jaxpost.kernels.dispatch import Unsupported, interpreted, unasked
 from jaxpost.kernels.lowrank_matmul.gradient import by_example, fused
 from jaxpost.kernels.tuning import tuned
-from jaxpost.quant import QArray
+from jaxpost.quant import Int8, QArray
 from jaxpost.shard import device_kind, on_one_device, platform
 
 
@@ -39,6 +40,10 @@ def lowrank_matmul(x: Array, w: Array | QArray, a: Array, b: Array) -> Array:
     if not on_one_device():
         raise Unsupported("takes one device's own arrays")
     check(x, b)
+    if isinstance(w, QArray) and isinstance(w.format, Int8):
+        unasked("int8 is widened within XLA's own products, and would be dequantised into memory first")
+    if not isinstance(w, QArray) and not merges_freely(w.shape, a.shape[0]):
+        unasked(f"axes of {w.shape[-1]} or {w.shape[-2]} numbers are padded, so that merging them is a copy")
     return fused(functools.partial(product, interpret=interpreted()), x, w, a, b)
 
 
@@ -47,6 +52,13 @@ def check(x: Array, b: Array) -> None:
         raise Unsupported(f"computes in bfloat16, not in {x.dtype}")
     if x.shape[0] % 256 or x.shape[1] % 256 or b.shape[1] % 256:
         raise Unsupported(f"{x.shape[0]} rows, {x.shape[1]} in, {b.shape[1]} out are not all multiples of 256")
+
+
+def merges_freely(shape: tuple[int, ...], inputs: int) -> bool:
+    """Whether a weight's in axes, of so many numbers in all, and its out axes lie in memory as one axis each would: not
+    where heads of 64 stand in registers of 128."""
+    count = next(n for n in range(1, len(shape)) if math.prod(shape[:n]) == inputs)
+    return all(len(part) == 1 or part[-1] % 128 == 0 for part in (shape[:count], shape[count:]))
 
 
 def product(x: Array, w: Array, a: Array, b: Array, across: bool, interpret: bool = False) -> tuple[Array, Array]:

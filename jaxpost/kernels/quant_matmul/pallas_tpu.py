@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxpost.arrays import Array
-from jaxpost.kernels.dispatch import Unsupported, interpreted
+from jaxpost.kernels.dispatch import Unsupported, interpreted, unasked
 from jaxpost.kernels.quant_matmul import reference
 from jaxpost.kernels.quant_matmul.gradient import served
 from jaxpost.kernels.quant_matmul.layout import FORMATS, block, block_scales, is_packed, sizes
@@ -44,6 +44,9 @@ def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None, interpre
     if platform() != "tpu" and not interpret:
         raise Unsupported("needs a TPU")
     check(x, w)
+    if isinstance(w.format, Int8) and not interpret:
+        # By the compiler's count a step of decoding takes 2.5 times as long with the kernel's copies (NOTES.md).
+        unasked("int8 in a stack of layers is read where it lies by XLA, and would be copied out first")
     name = type(w.format).__name__.lower()
     inputs, outs = sizes(w)
     key = {"f": name, "t": _rounded(x.shape[0]), "i": inputs, "o": outs}

@@ -49,6 +49,7 @@ CASES = {
 
 
 def interpreted(rows, window=None, scale=None, blocks=SMALL):
+    @jax.jit
     def attend(q, k, v):
         return differentiable(q, k, v, rows, window, q.shape[-1] ** -0.5 if scale is None else scale, blocks, True)
 

@@ -233,8 +233,11 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", TOPOLOGIES)
+COMPILED = [(name, "gemma-2-2b") for name in TOPOLOGIES] + [("v5e:2x2", "qwen2.5-0.5b")]
+"""What fills fast memory is tried on every generation, an odd length with key/value heads of 64 on one."""
+
+
+@pytest.mark.parametrize("name, shape", COMPILED)
 def test_it_compiles_for_tpus(name, shape):
     try:
         devices = topology(name)
@@ -267,7 +270,7 @@ def test_as_many_cases_ran_as_there_are(chosen, alone):
     """A case that silently does not run is no case."""
     interpreted = sum(name.startswith("test_values_and_gradients") for name in chosen)
     compiled = sum(name.startswith("test_it_compiles_for_tpus") for name in chosen)
-    assert interpreted >= 10 and compiled == len(TOPOLOGIES) * len(SHAPES)
+    assert interpreted >= 10 and compiled == len(COMPILED) == 4
     if alone:
         assert RAN["interpreted"] == interpreted
         assert RAN["compiled"] == (compiled if _libtpu() else 0)

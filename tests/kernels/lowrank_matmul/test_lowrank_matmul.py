@@ -249,6 +249,30 @@ def test_what_the_hopper_kernel_cannot_serve(monkeypatch, shape, dtype, why):
         jax.eval_shape(pallas_gpu.lowrank_matmul, *whole)
 
 
+@pytest.mark.parametrize(
+    "shape, inputs, freely",
+    [
+        ((512, 768), 512, True),
+        ((512, 4, 128), 512, True),
+        ((4, 128, 512), 512, True),
+        ((512, 8, 64), 512, False),
+        ((8, 64, 512), 512, False),
+        ((2, 256, 4, 192), 512, False),
+        ((512, 1, 4, 128), 512, True),
+    ],
+)
+def test_on_tpus_axes_that_are_padded_are_not_merged_unasked(monkeypatch, shape, inputs, freely):
+    monkeypatch.setattr(pallas_tpu, "platform", lambda: "tpu")
+    assert pallas_tpu.merges_freely(shape, inputs) == freely
+    sizes = ((256, inputs), shape, (inputs, 4), (4, math.prod(shape) // inputs))
+    whole = [jax.ShapeDtypeStruct(size, "bfloat16") for size in sizes]
+    for call, served in ((lowrank_fused, freely), (functools.partial(lowrank_matmul, impl="pallas_tpu"), True)):
+        try:
+            assert "pallas_call" in str(jax.make_jaxpr(call)(*whole)) and served
+        except Unsupported as why:
+            assert not served and "numbers are padded, so that merging them is a copy; ask for it by name" in str(why)
+
+
 @pytest.mark.parametrize("kind", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_compiles_for_tpus(kind, uncached):
     try:

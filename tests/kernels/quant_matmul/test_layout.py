@@ -13,6 +13,7 @@ from jaxpost.kernels.quant_matmul import as_matrix, for_decoding, layout, pallas
 from jaxpost.params import ParamSpec, constant
 from jaxpost.quant import Fp8, Int4, Int8, Nf4, QArray, dequantise, quantise
 from jaxpost.quant.nf4 import LEVELS
+from jaxpost.shard import MeshShape, make_mesh
 
 FORMATS = {"int8": Int8(), "int4": Int4(), "int4 whole": Int4(group=0), "nf4": Nf4(), "nf4 once": Nf4(double=False)}
 SPECS = [
@@ -111,12 +112,36 @@ def test_everything_else_goes_the_way_of_training(what, monkeypatch):
     np.testing.assert_allclose(delta.einsum(spec, x, w), jnp.einsum(spec, x, dequantise(w)), atol=1e-4)
 
 
-def test_several_devices_go_the_way_of_training(monkeypatch):
-    w, x = weight(SPECS[0], "int8"), jax.random.normal(jax.random.key(1), (2, 3, 12))
+def on_two(axis, x, w, low=None):
+    """The product on two devices along that axis of the mesh, under a low-rank edit if asked for."""
+    bound = w if low is None else delta.Bound(w, delta.LowRank(*low, jnp.asarray(1.0)))
+    with jax.set_mesh(make_mesh(MeshShape(**{"data": 1, "fsdp": 1, "tensor": 1, axis: 2}), jax.devices()[:2])):
+        return jax.jit(lambda x, w: delta.einsum("bsd,df->bsf", x, w))(x, bound)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("edited", [False, True])
+def test_each_device_multiplies_its_own_rows_by_the_kernel(monkeypatch, kind, edited):
+    w, x = weight(SPECS[0], kind), jax.random.normal(jax.random.key(1), (4, 3, 12))
+    low = [jax.random.normal(jax.random.key(2), size) for size in ((12, 2), (2, 6))] if edited else None
+    asked = []
+
+    def kernel(x, w, low):
+        asked.append((x.shape, w.codes.ndim, None if low is None else low[0].shape))
+        return few.quant_matmul(x, w, low, impl="reference")
+
+    monkeypatch.setattr(few, "quant_fused", kernel)
+    for axis in ("data", "fsdp"):
+        whole = dequantise(w) + (low[0] @ low[1] if low else 0.0)
+        np.testing.assert_allclose(on_two(axis, x, w, low), x @ whole, atol=1e-4)
+    assert set(asked) == {((2 * 3, 12), 2, (12, 2) if edited else None)}
+
+
+def test_rows_and_weights_that_come_in_pieces_go_the_way_of_training(monkeypatch):
+    w, x = weight(SPECS[0], "int8"), jax.random.normal(jax.random.key(1), (3, 3, 12))
     monkeypatch.setattr(few, "quant_fused", lambda *a: pytest.fail("it is not for this"))
-    with jax.set_mesh(jax.make_mesh((2,), ("fsdp",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])):
-        y = jax.jit(lambda x, w: delta.einsum("bsd,df->bsf", x, w))(x, w)
-    np.testing.assert_allclose(y, jnp.einsum("bsd,df->bsf", x, dequantise(w)), atol=1e-4)
+    for axis in ("fsdp", "tensor"):  # three rows for two devices; a weight of which each has half
+        np.testing.assert_allclose(on_two(axis, x, w), jnp.einsum("bsd,df->bsf", x, dequantise(w)), atol=1e-4)
 
 
 def test_pairs_of_levels_are_those_of_each_byte():

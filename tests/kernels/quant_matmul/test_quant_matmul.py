@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpost.faults import Fault
 from jaxpost.kernels.dispatch import Unsupported
-from jaxpost.kernels.quant_matmul import MOST_TOKENS, pallas_gpu, pallas_tpu, quant_matmul, reference
+from jaxpost.kernels.quant_matmul import MOST_TOKENS, pallas_gpu, pallas_tpu, quant_fused, quant_matmul, reference
 from jaxpost.kernels.quant_matmul.api import IMPLEMENTATIONS
 from jaxpost.kernels.quant_matmul.shapes import MATRICES, TOKENS
 from jaxpost.quant import Fp8, Int4, Int8, Nf4, QArray, dequantise
@@ -95,7 +95,7 @@ def test_every_implementation_is_tried():
 
 @pytest.mark.parametrize("impl, format, name, tokens", CASES)
 def test_it_is_the_product_with_the_dequantised_matrix(impl, format, name, tokens):
-    run = on_its_device(impl)
+    run = jax.jit(on_its_device(impl))
     sizes = tuple(map(scaled, MATRICES[name]))
     w = matrix(format, *sizes)
     x, low = inputs_of(tokens, *sizes)
@@ -208,6 +208,16 @@ def test_kernels_are_for_their_devices():
             quant_matmul(x, w, impl="pallas_gpu")
 
 
+def test_on_tpus_int8_is_left_to_xla(monkeypatch):
+    monkeypatch.setattr(pallas_tpu, "platform", lambda: "tpu")
+    x, _ = inputs_of(8, 512, 256)
+    with pytest.raises(Unsupported, match="read where it lies by XLA, and would be copied .*; ask for it by name"):
+        jax.eval_shape(quant_fused, x, matrix("int8", 512, 256))
+    for format, impl in (("int8", "pallas_tpu"), ("int4", None), ("nf4 once", None)):
+        call = functools.partial(quant_matmul, w=matrix(format, 512, 256), impl=impl)
+        assert "pallas_call" in str(jax.make_jaxpr(call)(x))
+
+
 @pytest.mark.parametrize("name", ["v5e:1x1", "v5p:1x1x1", "v6e:1x1"])
 @pytest.mark.parametrize("format, edited", [("int8", True), ("int8", False), ("int4", False), ("nf4 once", True)])
 def test_it_compiles_for_tpus(name, format, edited):
@@ -222,7 +232,7 @@ def test_it_compiles_for_tpus(name, format, edited):
         (x, w, low if edited else None),
     )
     with jax.set_mesh(mesh):
-        compiled = jax.jit(quant_matmul).lower(*arguments).compile()
+        compiled = jax.jit(functools.partial(quant_matmul, impl="pallas_tpu")).lower(*arguments).compile()
     assert f"quant_matmul_{format.split()[0]}" in compiled.as_text()
 
 
