@@ -18,8 +18,8 @@ from jaxpost.recipes.rollouts import policy
 from jaxpost.recipes.rollouts.prompts import Request
 from jaxpost.recipes.rollouts.rollout import Rollout, lay, rewarded
 from jaxpost.sample import Completion
-from tests.train import tiny
 from tests.train.tiny import CONFIG, DESCENT, copied, mesh_of
+from tests.train.tiny import base as base
 
 ROLLOUT = Rollout(prompts=2, samples=4, prompt_tokens=5, answer_tokens=6, temperature=0.8)
 LENGTHS = [3, 6, 1, 4, 2, 5, 6, 1]
@@ -48,13 +48,6 @@ def drawn(rollout: Rollout = ROLLOUT, rewards: np.ndarray = REWARDS, seed: int =
         written.append(Completion(kept, logs, "end" if ended else "length", tokens[-1] if ended else None))
     batch = rewarded(lay(asked, written, rollout, 0), rewards[:, None], np.ones(1, np.float32), rollout)
     return {**batch, "group": np.repeat(np.arange(2, dtype=np.int32), 4)}
-
-
-@functools.cache
-def base() -> Any:
-    """The base that all tests know; wherever it is first asked for, it is made at once."""
-    with jax.ensure_compile_time_eval():
-        return tiny.base()
 
 
 def assembled(config: Any, shape: Any = None) -> Assembly:

@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpost import delta, params, shard, trees
@@ -31,11 +32,19 @@ def mesh_of(shape: shard.MeshShape | None) -> jax.sharding.Mesh:
     return shard.make_mesh(shape) if shape else shard.make_mesh(shard.MeshShape(1, 1, 1), devices=jax.devices()[:1])
 
 
-@functools.cache
 def base() -> Any:
-    """Weights large enough that every one of them matters to the loss."""
-    flat = trees.flatten(params.init(decoder.specs(CONFIG), jax.random.key(0)))
-    return trees.unflatten({p: x if x is None or "norm" in p else 8 * x for p, x in flat.items()})
+    """Weights large enough that every one of them matters to the loss. Arrays are made anew, where and while whoever
+    asks needs them: under a mesh, or traced."""
+    return jax.tree.map(jnp.asarray, _drawn())
+
+
+@functools.cache
+def _drawn() -> Any:
+    with jax.ensure_compile_time_eval():
+        flat = trees.flatten(params.init(decoder.specs(CONFIG), jax.random.key(0)))
+        return trees.unflatten(
+            {p: x if x is None else np.asarray(x if "norm" in p else 8 * x) for p, x in flat.items()}
+        )
 
 
 def placed_base(mesh: jax.sharding.Mesh) -> Any:
