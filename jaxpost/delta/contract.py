@@ -78,13 +78,12 @@ class Einsum:
             self.merged == w.inner == w.ndim - w.outer
             and isinstance(w.format, few.FORMATS)
             and jnp.issubdtype(x.dtype, jnp.floating)
+            and 0 < math.prod(x.shape[: -w.inner]) <= few.MOST_TOKENS * ways("b")
         ):
             return None
 
         def local(x: Array, w: QArray, *low: Array) -> Array:
             tokens, outs = x.shape[: -w.inner], w.codes.shape[w.inner :]
-            if not 0 < math.prod(tokens) <= few.MOST_TOKENS:
-                raise Unsupported("many tokens")
             flat = (low[0].reshape(-1, low[0].shape[-1]), low[1].reshape(low[1].shape[0], -1)) if low else None
             y = few.quant_fused(x.reshape(math.prod(tokens), -1), few.as_matrix(w), flat)
             return y.reshape(*tokens, *outs)

@@ -92,7 +92,7 @@ def kernels(traced):
     found = Counter()
     for equation in equations(used):
         if equation.primitive.name == "pallas_call":
-            name = (equation.params["name"] or "decode_attention").replace("splash", "attention")
+            name = equation.params["name"].replace("splash", "attention")
             found[next(operation for operation in KERNELS if name.startswith(operation))] += 1
     return found
 

@@ -87,6 +87,7 @@ def walk(plan: Plan, walked: Array, queries: Array, k: Array, v: Array, cached: 
             bytes_accessed=sum(x[0].size * x.dtype.itemsize for x in (cached.k, cached.v, *scales)),
         ),
         interpret=plan.interpret,
+        name="decode_attention",
     )(walked, queries, k[:, :, None], v[:, :, None], *entries, *scales)
 
 
