@@ -15,8 +15,11 @@ from jaxpost.models.architecture import blocks, is_stacked
 from jaxpost.models.decoder import Decoder, embed, head, rows, trunk
 from jaxpost.sample.logits import Sampling, draw, gumbels, scores
 from jaxpost.sample.rings import Form, placed, written
+from jaxpost.shard import platform
 
-LOOK = 4  # steps between two looks at whether all rows are done: a loop whose end is not known waits for the device
+LOOK = 4
+"""Steps between two looks at whether all rows are done. On a GPU each is a wait of the host for the device, and then of
+the device for the host: there is one, before the first step."""
 
 
 @struct.dataclass
@@ -136,14 +139,14 @@ def decode(
             token, log_prob = draw(noise[i], scores(state.logits, sampling))
         return i + 1, _next(config, weights, state, token, ends), tokens.at[i].set(token), log_probs.at[i].set(log_prob)
 
-    def unfinished(carry: tuple[Array, Decoding, Array, Array]) -> Array:
-        return (carry[0] < steps) & jnp.any(carry[1].left > 0)
+    look = steps if platform() in ("gpu", "cuda") else math.gcd(steps, LOOK)
 
-    def several(carry: tuple[Array, Decoding, Array, Array]) -> tuple[Array, Decoding, Array, Array]:
-        return jax.lax.fori_loop(0, math.gcd(steps, LOOK), step, carry)
+    def several(_: Any, carry: tuple[Array, Decoding, Array, Array]) -> tuple[Array, Decoding, Array, Array]:
+        some = jnp.any(carry[1].left > 0)
+        return jax.lax.cond(some, lambda c: jax.lax.fori_loop(0, look, step, c), lambda c: c, carry)
 
     begun = (jnp.zeros((), jnp.int32), state, *blank)
-    _, state, tokens, log_probs = jax.lax.while_loop(unfinished, several, begun)
+    _, state, tokens, log_probs = jax.lax.fori_loop(0, steps // look, several, begun)
     return state, tokens.T, log_probs.T
 
 

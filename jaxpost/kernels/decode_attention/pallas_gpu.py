@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float
-from jaxpost.kernels.attention.reference import grouped
-from jaxpost.kernels.decode_attention.around import blocks_of, check, own_scores, served, sizes
+from jaxpost.kernels.decode_attention.around import blocks_of, check, served, sizes
 from jaxpost.kernels.decode_attention.cache import Cached
 from jaxpost.kernels.dispatch import Unsupported, untried
 from jaxpost.kernels.hopper import check_device
@@ -55,10 +54,8 @@ def decode_attention(
     check_device()
     check(q, k, cached)
     check_shapes(q, cached)
-    if cached.k.dtype == jnp.float8_e4m3fn:
-        untried("a cache in fp8")
-    if cached.k.shape[4] > 128 or q.shape[2] // cached.k.shape[2] > COLUMNS:
-        untried("heads of more than 128 numbers, or with more than 8 query heads each,")
+    if q.shape[2] // cached.k.shape[2] > COLUMNS:
+        untried("more than 8 query heads to a key/value head")
 
     def kernel(q: Array, k: Array, v: Array, cached: Cached) -> Array:
         tiling = tuned("decode_attention", "pallas_gpu", sizes(cached), untuned(cached))
@@ -109,33 +106,16 @@ def attend(
 
     batch, _, heads, size = q.shape
     kv_heads, places = cached.k.shape[2:4]
-    group = heads // kv_heads
-    own = grouped(q, kv_heads)[:, 0]
-    own = jnp.pad(own, ((0, 0), (0, 0), (0, -group % COLUMNS), (0, 0)))
     tile = fitting(tiling.places, places)
     plan = Plan(
         places=places, tile=tile, stages=tiling.stages, splits=splits(tiling, batch * kv_heads, -(-places // tile)),
-        size=size, heads=own.shape[2], codes=cached.k.dtype, out=q.dtype, scale=scale, cap=cap,
+        size=size, group=heads // kv_heads, codes=cached.k.dtype, scale=scale, cap=cap,
     )  # fmt: skip
-    near = LOG2E * own_scores(own, k[:, 0], scale, cap)
-    walked = blocks_of(cached, window, tile)
-    queries, steps = in_two_parts(own) if cached.k.dtype == jnp.int8 else (own.astype(plan.dtype), None)
-    out, total = walk(plan, walked, queries, steps, near, v[:, 0].astype(jnp.float32), cached)
+    out, total = walk(plan, blocks_of(cached, window, tile), q[:, 0], k[:, 0], v[:, 0], cached)
     if total is not None:
         weights = jax.nn.softmax(total / LOG2E, axis=2)
-        out = jnp.einsum("bksg,bkshg->bkgh", weights, out)[:, :, None]
-    return out[:, :, 0, :group].reshape(q.shape).astype(v.dtype)
-
-
-def in_two_parts(q: Float[Array, "b k g h"]) -> tuple[Array, Float[Array, "b k g"]]:
-    """Numbers as whole ones, in steps of a 254th of a 127th of a head's largest: `(254 high + low) step`, high parts
-    first, low ones behind them `[b, k, 2 g, h]`. So products with codes of eight bits are exact, and no code need be
-    turned into another type."""
-    q = q.astype(jnp.float32)
-    step = jnp.max(jnp.abs(q), axis=-1) / (127 * 254)
-    number = jnp.round(q / jnp.where(step == 0, 1.0, step)[..., None])
-    high = jnp.round(number / 254)
-    return jnp.concatenate([high, number - 254 * high], axis=2).astype(jnp.int8), step
+        out = jnp.einsum("bksg,bkshg->bkgh", weights, out)[:, :, : plan.group]
+    return out.reshape(q.shape).astype(v.dtype)
 
 
 def fitting(most: int, places: int) -> int:

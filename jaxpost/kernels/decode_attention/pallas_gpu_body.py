@@ -10,6 +10,7 @@ an int8 cache shared memory moves 1 (in) + 1 (matrix unit) of keys and 1 + 1 + 2
 its 128 bytes a cycle at the 18 bytes a cycle and multiprocessor that memory delivers.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,11 +57,19 @@ class Plan:
     stages: int
     splits: int
     size: int
-    heads: int
+    group: int
     codes: Any
-    out: Any
     scale: float
     cap: float | None
+
+    @property
+    def heads(self) -> int:
+        """Columns of the matrix units: query heads, filled up to eights."""
+        return -(-self.group // 8) * 8
+
+    @property
+    def factor(self) -> float:
+        return self.scale * (LOG2E if self.cap is None else 1.0)
 
     @property
     def coded(self) -> bool:
@@ -79,32 +88,24 @@ class Plan:
         return 9.0 if self.coded else 0.0
 
     @property
-    def result(self) -> tuple[int, int]:
-        """Sums stand turned in registers: 16 bits can be turned back on the way out, 32 cannot."""
-        return (self.size, self.heads) if self.splits > 1 else (self.heads, self.size)
-
-    @property
     def whole(self) -> bool:
         return self.codes == jnp.int8
 
 
-def walk(
-    plan: Plan, walked: Array, queries: Array, steps: Array | None, near: Array, new: Array, cached: Cached
-) -> tuple[Array, Array | None]:
-    """Sums over what is seen `[b, k, 1, heads, size]`; where there are several splits `[b, k, splits, size, heads]` in
-    float32, and the logarithm (to base two) of what each was divided by `[b, k, splits, heads]`.
-
-    walked `[b, 5]`: `around.blocks_of`; queries `[b, k, heads, size]`, or whole numbers `[b, k, 2 heads, size]` with
-    their steps; near `[b, k, heads]`: scores of the new token itself, times log2(e), and new `[b, k, size]` its values.
-    """
-    batch, kv_heads = near.shape[:2]
+# Traced, lowered and compiled once, however many layers have it.
+@functools.partial(jax.jit, static_argnums=0)
+def walk(plan: Plan, walked: Array, q: Array, k: Array, v: Array, cached: Cached) -> tuple[Array, Array | None]:
+    """Attention `[b, n, size]` of queries `[b, n, size]` to what is seen of the cache and to their own token's k and v
+    `[b, k, size]`. Where there are several splits it is theirs, `[b, k, splits, size, heads]` in float32, and the
+    logarithm (to base two) of what each was divided by `[b, k, splits, heads]`. walked `[b, 5]`: `around.blocks_of`."""
+    batch, kv_heads = k.shape[:2]
     several = plan.splits > 1
     shape = (batch, kv_heads, plan.splits, plan.heads)
-    out = jax.ShapeDtypeStruct((*shape[:3], *plan.result), jnp.float32 if several else plan.out)
-    inputs = {"walked": walked, "queries": queries, "near": near, "new": new, "k": cached.k, "v": cached.v}
-    inputs |= {"steps": steps} if plan.whole else {}
+    parts = jax.ShapeDtypeStruct((*shape[:3], plan.size, plan.heads), jnp.float32)
+    out = [parts, jax.ShapeDtypeStruct(shape, jnp.float32)] if several else [jax.ShapeDtypeStruct(q.shape, q.dtype)]
+    inputs = {"walked": walked, "q": q, "new_k": k, "new_v": v, "k": cached.k, "v": cached.v}
     inputs |= {"k_scale": cached.k_scale, "v_scale": cached.v_scale} if plan.coded else {}
-    scratch = _scratch(plan)
+    scratch = _scratch(plan, q.dtype, v.dtype)
 
     def body(*refs: Any) -> None:
         given, results, at = refs[: len(inputs)], refs[len(inputs) : -len(scratch)], refs[-len(scratch) :]
@@ -112,27 +113,29 @@ def walk(
 
     results = plgpu.kernel(
         body,
-        out_type=[out, jax.ShapeDtypeStruct(shape, jnp.float32)] if several else [out],
+        out_type=out,
         scratch_types=list(scratch.values()),
         grid=(kv_heads, batch, plan.splits),
         grid_names=("head", "row", "split"),
-        compiler_params=plgpu.CompilerParams(approx_math=True),
+        compiler_params=plgpu.CompilerParams(approx_math=True, unsafe_no_auto_barriers=True),
     )(*inputs.values())
     return (results[0], results[1]) if several else (results[0], None)
 
 
-def _scratch(plan: Plan) -> dict[str, Any]:
+def _scratch(plan: Plan, given: Any, new: Any) -> dict[str, Any]:
     """What lies in shared memory."""
     tiles, columns = (plan.stages, plan.tile, plan.size), plan.heads
-    query = (2 * columns, plan.size, jnp.int8) if plan.whole else (columns, plan.size, plan.dtype)
+    turned = plgpu.SMEM((plan.size, columns), jnp.float32)
     scratch = {
-        "queries": _swizzled(query[:2], query[2]),
+        "q": plgpu.SMEM((columns, plan.size), given),
+        "new_k": plgpu.SMEM((plan.size,), new),
+        "new_v": plgpu.SMEM((plan.size,), new),
         "near": plgpu.SMEM((columns,), jnp.float32),
-        "new": plgpu.SMEM((plan.size,), jnp.float32),
+        "queries": _swizzled(((1 + plan.whole) * columns, plan.size), jnp.int8 if plan.whole else plan.dtype),
         "k": _swizzled(tiles, plan.codes),
         "v": _swizzled(tiles, plan.codes),
         "p": _swizzled((columns, plan.tile), plan.dtype),
-        "out": plgpu.SMEM(plan.result, jnp.float32 if plan.splits > 1 else plan.out),
+        "out": turned if plan.splits > 1 else plgpu.SMEM((columns, plan.size), given),
     }
     if plan.whole:
         scratch["steps"] = plgpu.SMEM((columns,), jnp.float32)
@@ -140,7 +143,7 @@ def _scratch(plan: Plan) -> dict[str, Any]:
         scratch["k_scale"] = plgpu.SMEM(tiles[:2], jnp.float32)
         scratch["v_scale"] = plgpu.SMEM(tiles[:2], jnp.float32)
         scratch["decoded"] = _swizzled(tiles[1:], plan.dtype)
-    scratch["begun"] = plgpu.Barrier(num_arrivals=3 + plan.whole)
+    scratch["begun"] = plgpu.Barrier(num_arrivals=3)
     scratch["filled"] = plgpu.Barrier(num_arrivals=4 if plan.coded else 2, num_barriers=plan.stages)
     return scratch
 
@@ -171,24 +174,32 @@ def _walk(plan: Plan, given: dict[str, Any], results: Any, at: dict[str, Any]) -
             tile = given[name].at[layer, row, head, pl.ds(place(i), plan.tile)]
             plgpu.copy_gmem_to_smem(tile, at[name].at[slot], at["filled"].at[slot])
 
-    for name in ("queries", "near", "new", *(["steps"] if plan.whole else [])):
-        plgpu.copy_gmem_to_smem(given[name].at[row, head], at[name], at["begun"])
+    # Rows of queries behind this head's own are other heads', or zeros; what is made of them goes nowhere.
+    queries = given["q"].at[row, pl.ds(head * plan.group, plan.heads)]
+    for source, name in (
+        (queries, "q"),
+        (given["new_k"].at[row, head], "new_k"),
+        (given["new_v"].at[row, head], "new_v"),
+    ):
+        plgpu.copy_gmem_to_smem(source, at[name], at["begun"])
     for i in range(plan.stages):
         pl.when(i < mine)(lambda i=i: fetch(jnp.int32(i)))
     plgpu.barrier_wait(at["begun"])
+    _prepare(plan, at)
 
     # The new token itself is where the softmax begins, in the first split.
     most = begun = plgpu.load(at["near"], layout=OF_HEAD) + jnp.where(own, 0.0, LOW)
-    here = jnp.where(own, 1.0, 0.0)
-    here = here * 2.0**plan.shift
-    sums = lax.broadcast_in_dim(plgpu.load(at["new"], layout=OF_PLACE) * here, (plan.size, plan.heads), [0])
+    here = jnp.where(own, 2.0**plan.shift, 0.0)
+    new = plgpu.load(at["new_v"], layout=OF_PLACE).astype(jnp.float32)
+    sums = lax.broadcast_in_dim(new * here, (plan.size, plan.heads), [0])
     total = plgpu.layout_cast(jnp.zeros((plan.tile, plan.heads), jnp.float32), PLACES_AND_HEADS)
 
     def step(i: Any, carry: Any) -> Any:
         sums, most, total = carry
         slot = lax.rem(i, jnp.int32(plan.stages))
         plgpu.barrier_wait(at["filled"].at[slot])
-        scores = jnp.where(_visible(plan, place(i), start, number), _scores(plan, at, slot), -jnp.inf)
+        scores, values = _scores(plan, at, slot)
+        scores = jnp.where(_visible(plan, place(i), start, number), scores, -jnp.inf)
         larger = jnp.maximum(most, jnp.max(scores, axis=0))
         fading = jnp.exp2(most - larger)
         weights = jnp.exp2(scores - lax.broadcast_in_dim(larger - plan.shift, scores.shape, [1]))
@@ -200,12 +211,46 @@ def _walk(plan: Plan, given: dict[str, Any], results: Any, at: dict[str, Any]) -
         def more() -> None:
             pl.when((next < mine) & (next >= plan.stages))(lambda: fetch(next))
 
-        return _added(plan, at, slot, weights, sums, more), larger, total
+        return _added(plan, at, slot, weights, values, sums, more), larger, total
 
     sums, most, total = lax.fori_loop(0, mine, step, (sums, most, total))
     # What the new token's weight of one has faded to. It counts in the first split only.
     total = jnp.sum(total, axis=0) + jnp.exp2(begun - most) * here
     _finish(plan, at, results, (row, head, split), sums, most, jnp.maximum(total, TINY))
+
+
+def _prepare(plan: Plan, at: dict[str, Any]) -> None:
+    """The scores of the new token itself, and queries as they are multiplied: whole numbers are in steps of a 254th of
+    a 127th of a row's largest, `(254 high + low) step`, high parts first and low ones behind them. So products with
+    codes of eight bits are exact."""
+    shape, layout = (plan.heads, plan.size), _in_rows(plan.size, 8)
+    q = plgpu.load(at["q"], layout=layout).astype(jnp.float32)
+    k = plgpu.load(at["new_k"], layout=layout.reduce(0)).astype(jnp.float32)
+    near = _squashed(plan, jnp.sum(q * lax.broadcast_in_dim(k, shape, [1]), axis=1) * plan.factor)
+    at["near"][...] = near
+    if plan.whole:
+        step = jnp.maximum(jnp.max(jnp.maximum(q, -q), axis=1) * (1 / (127 * 254)), TINY)
+        at["steps"][...] = step
+        number = _rounded(q * lax.broadcast_in_dim(1 / step, shape, [0]))
+        high = _rounded(number * (1 / 254))
+        at["queries"][: plan.heads] = high.astype(jnp.int8)
+        at["queries"][plan.heads :] = (number - 254 * high).astype(jnp.int8)
+    else:
+        at["queries"][...] = q.astype(plan.dtype)
+    plgpu.commit_smem()
+
+
+def _rounded(x: Array) -> Array:
+    """To whole numbers: there is no bit for a half beside a number of this size."""
+    return (x + 1.5 * 2.0**23) - 1.5 * 2.0**23
+
+
+def _squashed(plan: Plan, scores: Array) -> Array:
+    """Capped, and times log2(e), from scores times the plan's factor."""
+    if plan.cap is None:
+        return scores
+    # tanh(x) by way of exp(2 x): the GPU's own has eleven bits.
+    return plan.cap * LOG2E * (1.0 - 2.0 / (jnp.exp2(scores * (2 * LOG2E / plan.cap)) + 1.0))
 
 
 def _visible(plan: Plan, begin: Any, start: Any, number: Any) -> Array:
@@ -216,42 +261,48 @@ def _visible(plan: Plan, begin: Any, start: Any, number: Any) -> Array:
     return visible & (place < plan.places) if plan.places % plan.tile else visible
 
 
-def _scores(plan: Plan, at: dict[str, Any], slot: Any) -> Array:
-    """Scores against a tile of keys, times log2(e)."""
+def _scores(plan: Plan, at: dict[str, Any], slot: Any) -> tuple[Array, Array | None]:
+    """Scores against a tile of keys, times log2(e), and the tile's values in 16 bits if they are codes: those are
+    turned while the matrix units are at the keys."""
     shape, queries = (plan.tile, plan.heads), at["queries"].transpose((1, 0))
 
-    def multiply(sums: Any) -> Array:
+    def multiply(sums: Any) -> tuple[Array, Array | None]:
         keys = at["k"].at[slot]
         if plan.coded and not plan.whole:
             keys = _halves(keys, plgpu.Layout.WGMMA_UPCAST_2X)
             plgpu.wgmma(sums, plgpu.layout_cast(keys, PLACES_AND_HEADS), queries)
         else:
             plgpu.wgmma(sums, keys, queries)
-        return sums[...]
+        layout = _in_rows(plan.size, 16 if plan.size == 64 else 8)
+        values = _halves(at["v"].at[slot], layout) if plan.coded else None
+        return sums[...], values
 
-    factor = plan.scale * (LOG2E if plan.cap is None else 1.0)
     if plan.whole:
-        both: Any = pl.run_scoped(multiply, plgpu.ACC((plan.tile, 2 * plan.heads), jnp.int32))
+        both, values = pl.run_scoped(multiply, plgpu.ACC((plan.tile, 2 * plan.heads), jnp.int32))
         scores = (both[:, : plan.heads] * 254 + both[:, plan.heads :]).astype(jnp.float32)
-        scores = scores * lax.broadcast_in_dim(plgpu.load(at["steps"], layout=OF_HEAD) * factor, shape, [1])
+        scores = scores * lax.broadcast_in_dim(plgpu.load(at["steps"], layout=OF_HEAD) * plan.factor, shape, [1])
     else:
-        scores: Any = pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
-        scores = scores * factor
+        scores, values = pl.run_scoped(multiply, plgpu.ACC(shape, jnp.float32))
+        scores = scores * plan.factor
     if plan.coded:
         scores = scores * lax.broadcast_in_dim(plgpu.load(at["k_scale"].at[slot], layout=OF_PLACE), shape, [0])
-    if plan.cap is not None:
-        # tanh(x) by way of exp(2 x): the GPU's own has eleven bits.
-        grown = jnp.exp2(scores * (2 * LOG2E / plan.cap))
-        scores = plan.cap * LOG2E * (1.0 - 2.0 / (grown + 1.0))
-    return scores
+    return _squashed(plan, scores), values
 
 
-def _added(plan: Plan, at: dict[str, Any], slot: Any, weights: Array, sums: Array, more: Callable[[], Any]) -> Array:
+def _added(
+    plan: Plan,
+    at: dict[str, Any],
+    slot: Any,
+    weights: Array,
+    values: Array | None,
+    sums: Array,
+    more: Callable[[], Any],
+) -> Array:
     """The sums and what a tile of values adds to them. `more` is called once all threads have read its keys."""
     if plan.coded:
         scale = plgpu.load(at["v_scale"].at[slot], layout=OF_PLACE)
         weights = weights * lax.broadcast_in_dim(scale, weights.shape, [0])
-        at["decoded"][...] = _halves(at["v"].at[slot], _in_rows(plan.size))
+        at["decoded"][...] = values
     turned = plgpu.layout_cast(weights.astype(plan.dtype), plgpu.Layout.WGMMA_TRANSPOSED)
     at["p"].transpose((1, 0))[...] = turned
     plgpu.commit_smem()
@@ -265,12 +316,12 @@ def _added(plan: Plan, at: dict[str, Any], slot: Any, weights: Array, sums: Arra
     return summed
 
 
-def _in_rows(size: int) -> Any:
-    """Eight numbers of a row in a thread, a row in neighbouring ones: shared memory is read eight bytes and written
-    sixteen at a time without two threads at one bank."""
-    lanes = min(size, 128) // 8
-    rows = 32 // lanes
-    tiling = plgpu.Tiling(((4 * rows, 8 * lanes), (rows, 8 * lanes), (8,)))
+def _in_rows(size: int, rows: int) -> Any:
+    """A layout of so many numbers of a row in a thread, a row in neighbouring ones, such that shared memory is read and
+    written without two threads at one bank: `rows` (a power of two from 8 on) at a time."""
+    lanes = 128 // rows
+    width = min(size, 128)
+    tiling = plgpu.Tiling(((rows, width), (rows // 4, width), (width // lanes,)))
     return plgpu.Layout.TILED(tiling, warp_dims=(-5,), lane_dims=(-3, -2), vector_dim=-1)
 
 
@@ -325,9 +376,14 @@ def _finish(plan: Plan, at: dict[str, Any], results: Any, index: Any, sums: Arra
     if plan.splits > 1:
         at["out"][...] = sums
     else:
-        at["out"].transpose((1, 0))[...] = sums.astype(plan.out)
+        at["out"].transpose((1, 0))[...] = sums.astype(at["out"].dtype)
     plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(at["out"], results[0].at[index])
+    if plan.splits > 1:
+        plgpu.copy_smem_to_gmem(at["out"], results[0].at[index])
+    else:
+        row, head, _ = index
+        into = results[0].at[row, pl.ds(head * plan.group, plan.group)]
+        plgpu.copy_smem_to_gmem(at["out"].at[pl.ds(0, plan.group)], into)
     if plan.splits > 1:
         results[1][index] = most + (jnp.log2(total) - plan.shift)
     plgpu.wait_smem_to_gmem(0)

@@ -45,6 +45,8 @@ class Tiles:
         return 2 * (self.stages * stage + rank * (ROWS + self.columns) + ROWS * self.out)
 
 
+# Traced, lowered and compiled once for each shape, however many products of a layer have it.
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def lowrank(x: Array, w: Array, a: Array, b: Array, across: bool, tiles: Tiles, cores: int) -> tuple[Array, Array]:
     """`y = x w + (x a^T) b` `[t n]` and `s = x a^T` `[t r]`, from x `[t k]`, w `[k n]` (`across`: `[n k]`), a `[r k]`
     and b `[r n]`, all of 16 bits; sums in float32. t, n and k are whole pairs of tiles, tiles and steps. `cores` is how

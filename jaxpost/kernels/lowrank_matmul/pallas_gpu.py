@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array
-from jaxpost.kernels.dispatch import Unsupported, untried
+from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.lowrank_matmul.gradient import by_example, fused
 from jaxpost.kernels.tuning import tuned
@@ -35,7 +35,6 @@ def lowrank_matmul(x: Array, w: Array | QArray, a: Array, b: Array) -> Array:
         raise Unsupported(f"{t} rows, {i} in, {o} out are not all multiples of 256")
     if t * min(i, o) < cores() * 128 * 256:
         raise Unsupported(f"{t} rows of {min(i, o)} are too few tiles for {cores()} multiprocessors")
-    untried("the kernel")
     return fused(product, x, w, _padded(a, 1), _padded(b, 0))
 
 

@@ -56,6 +56,7 @@ class Codes:
         return plan.rows * (2 if self.narrow else 1)
 
 
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def product(x: Array, codes: Array, scale: Array, table: Array, kind: Codes, plan: Plan, tokens: int) -> Array:
     """x `[tokens rounded up to eights, in]` bf16, codes `[rows of bytes, out]`, scale `[blocks, out]` float32 (int8:
     `[out]`), table `[256]` int32, NF4's pairs of levels as bf16. Gives `[tokens, out]` in x's dtype."""

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array
-from jaxpost.kernels.dispatch import Unsupported, untried
+from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.quant_matmul import reference
 from jaxpost.kernels.quant_matmul.gradient import served
@@ -49,8 +49,6 @@ class Tunables:
 
 def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None) -> Array:
     check(x, w)
-    if isinstance(w.format, Nf4):
-        untried("NF4")
     return served(_product, x, w, low)
 
 

@@ -143,6 +143,8 @@ def test_any_size_is_served(format, tokens, inputs, outs, edited, fine):
 @pytest.mark.parametrize("format", FORMATS)
 def test_gradients_are_those_of_the_dequantised_matrix(impl, format):
     run = on_its_device(impl)
+    if (format, impl) == ("int4 by 32", "pallas_gpu"):
+        pytest.skip("the kernel for Hopper has no blocks of 32")
     w = matrix(format, 512, 256)
     x, low = inputs_of(9, 512, 256)
     upstream = jnp.sin(jnp.arange(9 * 256.0)).reshape(9, 256)
