@@ -24,3 +24,12 @@ def products(f: Callable[..., Any], *args: Any) -> list[tuple[int, ...]]:
         if equation.primitive.name == "ragged_dot_general"
         or (equation.primitive.name == "dot_general" and equation.params["dimension_numbers"][0][0])
     ]
+
+
+def before_loops(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All equations but those inside scans: what a loop over layers is given from outside is made by some of them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name != "scan":
+            for inner in jaxprs_in_params(equation.params):
+                yield from before_loops(inner)

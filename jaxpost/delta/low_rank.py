@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxpost.arrays import Array, Key
+from jaxpost.arrays import Array, Key, everywhere
 from jaxpost.delta.contract import Add, Bound, Einsum, Op, Take, Through, Weight, contract, dense
 from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.lowrank_matmul import lowrank_fused
@@ -46,7 +46,7 @@ class LowRank:
         if key is not None and dropped:
             key = key if not key.ndim else key[(0,) * key.ndim]  # experts: each row of x meets one of them
             kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
-            x = jnp.where(kept, x / (1.0 - self.dropout), 0.0).astype(x.dtype)
+            x = jnp.where(kept, x / (1.0 - self.dropout), everywhere(0.0, kept, x.dtype))
         first, second = (self.a, b) if op.forward else (b, self.a)
         return y + up(down(x, first), second).astype(y.dtype)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxpost import trees
-from jaxpost.arrays import Array, Float, Int, Tree
+from jaxpost.arrays import Array, Float, Int, Tree, tied
 from jaxpost.delta import constrain_weights, einsum, formed, plus, take, through
 from jaxpost.kernels.attention import Rows, attention
 from jaxpost.kernels.decode_attention import Cached, decode_attention
@@ -223,7 +223,7 @@ def _prefixed(kv: Float[Array, "b s k h"], prefix: Any, rows: Rows) -> Float[Arr
     """Keys or values with the prefix's rows in the places that are reserved for them. They are not turned."""
     if prefix is None or rows.virtual is None:
         return kv
-    here = (rows.virtual > 0)[..., None, None]
+    here = tied((rows.virtual > 0)[..., None, None], kv)
     return jnp.where(here, take(prefix, jnp.maximum(rows.virtual - 1, 0), kv.dtype), kv)
 
 

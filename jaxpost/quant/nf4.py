@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpost.arrays import Array
+from jaxpost.arrays import Array, everywhere
 from jaxpost.params import ParamSpec
 from jaxpost.quant.blocks import blocked, finer, pack, spread, unblocked, unpack
 
@@ -138,7 +138,7 @@ def _unnest(scales: Mapping[str, Array], outer: int) -> Array:
 
 def _select(codes: Array) -> Array:
     """Levels by a tree over the four bits: arithmetic that is fused into whatever uses it."""
-    values: list[Any] = [jnp.float32(level) for level in LEVELS]
+    values = [everywhere(level, codes) for level in LEVELS.tolist()]
     for bit in range(4):
         odd = (codes & (1 << bit)) != 0
         values = [jnp.where(odd, high, low) for low, high in zip(values[::2], values[1::2], strict=True)]

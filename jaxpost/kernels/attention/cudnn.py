@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpost.arrays import Array
+from jaxpost.arrays import Array, everywhere, tied
 from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.shard import platform
 
@@ -41,8 +41,9 @@ def _packed(q: Array, k: Array, v: Array, segments: Array, most: int, window: in
 
     lengths, offsets = lengths_and_offsets(segments, most)
     # The kernel leaves padding unwritten, in the result and in the gradients: these selects keep that from spreading.
-    real = (segments > 0)[..., None, None]
-    q, k, v = (jnp.where(real, x, 0) for x in (q, k, v))
+    real = tied((segments > 0)[..., None, None], q)
+    none = everywhere(0.0, real, q.dtype)
+    q, k, v = (jnp.where(real, x, none) for x in (q, k, v))
     # That entry point takes the offsets of keys for offsets of queries, which differ where heads are grouped.
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     out: Any = dot_product_attention(
@@ -50,7 +51,7 @@ def _packed(q: Array, k: Array, v: Array, segments: Array, most: int, window: in
         q_seqlen=lengths, kv_seqlen=lengths, q_offsets=offsets, kv_offsets=offsets,
         scale=scale, mask_type=MaskType.PADDING_CAUSAL, sliding_window_length=window,
     )  # fmt: skip
-    return jnp.where(real, out, 0)
+    return jnp.where(real, out, none)
 
 
 def lengths_and_offsets(segments: Array, most: int) -> tuple[Array, Array]:

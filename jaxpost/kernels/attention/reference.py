@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxpost.arrays import Array, Bool, Float
+from jaxpost.arrays import Array, Bool, Float, everywhere, tied
+
+LEAST = float(jnp.finfo(jnp.float32).min)
 
 
 def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale: float, cap: float | None) -> Array:
     own = grouped(q, k.shape[2])
     scores = jnp.einsum("bskgh,btkh->bkgst", own, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(squashed(scores, visible(rows, window), scale, cap), axis=-1)
+    weights = jax.nn.softmax(squashed(scores, tied(visible(rows, window), q), scale, cap), axis=-1)
     out = jnp.einsum("bkgst,btkh->bskgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     return checkpoint_name(out.reshape(q.shape).astype(v.dtype), "attn")
 
@@ -35,4 +37,5 @@ def squashed(scores: Float[Array, "b k g s t"], visible: Array, scale: float, ca
     (padding) gets an even average instead of NaN."""
     scores = scale * scores
     scores = scores if cap is None else cap * jnp.tanh(scores / cap)
-    return jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    visible = visible[:, None, None]
+    return jnp.where(visible, scores, everywhere(LEAST, visible))
