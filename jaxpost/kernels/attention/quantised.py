@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jaxpost.arrays import Array, Float, Int
 from jaxpost.kernels.attention import reference
 from jaxpost.kernels.attention.blocks import LANES, dividing, fitting, padded, unit
+from jaxpost.kernels.devices import check_tpu
 from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
-from jaxpost.shard import on_each, platform, ways
+from jaxpost.shard import on_each, ways
 
 ROOM = 48 * 2**20
 """Bytes of fast memory for a row's keys and values, of one head and of the next, and for their codes."""
@@ -50,8 +51,7 @@ def attention(
     A query sees the keys from its segment's start (its place less its position) to itself, so segments' tokens must
     stand next to each other: the number of segments must be bounded (`rows.most`). Gradients are the reference's.
     """
-    if platform() != "tpu" and not interpreted():
-        raise Unsupported("needs a TPU")
+    check_tpu()
     check(q.shape[1], q.shape[-1], rows.most, cap)
     blocks = tuned("attention", "quantised", {"s": q.shape[1], "h": q.shape[-1]}, Blocks())
     return differentiable(q, k, v, rows, window, scale, blocks, interpreted())

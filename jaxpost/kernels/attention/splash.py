@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int
 from jaxpost.kernels.attention.blocks import dividing, fitting, padded, unit
+from jaxpost.kernels.devices import check_tpu
 from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
-from jaxpost.shard import on_each, platform, ways
+from jaxpost.shard import on_each, ways
 
 KEPT = "attn"
 """The name under which the kernel's result and its softmax's normalisers are kept for the backward pass."""
@@ -51,8 +52,7 @@ def attention(
     since positions count from 0 in each segment and, where the number of segments is bounded (`rows.most`), a
     segment's tokens stand next to each other. Rows of one example need no segments: padding stands on the right, where
     no real token sees it."""
-    if platform() != "tpu" and not interpreted():
-        raise Unsupported("needs a TPU")
+    check_tpu()
     if rows.most is None:
         raise Unsupported("the number of segments in a row is not known, so padding may stand within one")
     check(q.shape[-1])

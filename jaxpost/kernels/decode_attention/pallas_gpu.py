@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxpost.arrays import Array, Float
 from jaxpost.kernels.decode_attention.around import blocks_of, check, served, sizes
 from jaxpost.kernels.decode_attention.cache import Cached
+from jaxpost.kernels.devices import check_hopper
 from jaxpost.kernels.dispatch import Unsupported, untried
-from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.tuning import tuned
 
 COLUMNS = 8
@@ -51,7 +51,7 @@ def decode_attention(
     scale: float,
     cap: float | None,
 ) -> Float[Array, "b s n h"]:
-    check_device()
+    check_hopper()
     check(q, k, cached)
     check_shapes(q, cached)
     if q.shape[2] // cached.k.shape[2] > COLUMNS:

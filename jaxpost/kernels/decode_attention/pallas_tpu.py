@@ -16,9 +16,9 @@ from jaxpost.kernels.attention.reference import grouped
 from jaxpost.kernels.decode_attention.around import blocks_of, check, served, sizes
 from jaxpost.kernels.decode_attention.cache import Cached
 from jaxpost.kernels.decode_attention.pallas_tpu_body import Plan, walk
+from jaxpost.kernels.devices import check_tpu
 from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
-from jaxpost.shard import platform
 
 SUBLANES, LANES = 8, 128
 """Numbers of 32 bits in a vector register."""
@@ -46,8 +46,7 @@ def decode_attention(
     scale: float,
     cap: float | None,
 ) -> Float[Array, "b s n h"]:
-    if platform() != "tpu" and not interpreted():
-        raise Unsupported("needs a TPU")
+    check_tpu()
     check(q, k, cached)
     check_shapes(q, cached)
 

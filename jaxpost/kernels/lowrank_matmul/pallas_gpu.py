@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array
+from jaxpost.kernels.devices import check_hopper
 from jaxpost.kernels.dispatch import Unsupported
-from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.lowrank_matmul.gradient import by_example, fused
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import QArray
@@ -23,7 +23,7 @@ SHARED = 227 * 1024 - 512
 
 
 def lowrank_matmul(x: Array, w: Array | QArray, a: Array, b: Array) -> Array:
-    check_device()
+    check_hopper()
     if not on_one_device():
         raise Unsupported("takes one device's own arrays")
     if x.dtype not in (jnp.bfloat16, jnp.float16):

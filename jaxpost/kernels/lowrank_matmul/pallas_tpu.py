@@ -14,11 +14,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxpost.arrays import Array
+from jaxpost.kernels.devices import check_tpu
 from jaxpost.kernels.dispatch import Unsupported, interpreted, unasked
 from jaxpost.kernels.lowrank_matmul.gradient import by_example, fused
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import Int8, QArray
-from jaxpost.shard import device_kind, on_one_device, platform
+from jaxpost.shard import device_kind, on_one_device
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ WIDE = Blocks(2048, 2048)
 
 
 def lowrank_matmul(x: Array, w: Array | QArray, a: Array, b: Array) -> Array:
-    if platform() != "tpu" and not interpreted():
-        raise Unsupported("needs a TPU")
+    check_tpu()
     if not on_one_device():
         raise Unsupported("takes one device's own arrays")
     check(x, b)

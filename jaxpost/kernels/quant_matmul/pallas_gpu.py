@@ -16,8 +16,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array
+from jaxpost.kernels.devices import check_hopper
 from jaxpost.kernels.dispatch import Unsupported
-from jaxpost.kernels.hopper import check_device
 from jaxpost.kernels.quant_matmul import reference
 from jaxpost.kernels.quant_matmul.gradient import served
 from jaxpost.kernels.quant_matmul.layout import FORMATS, block, block_scales, is_packed, sizes
@@ -54,7 +54,7 @@ def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None) -> Array
 
 def check(x: Array, w: QArray) -> None:
     """Raises `Unsupported` for what the kernel cannot serve."""
-    check_device()
+    check_hopper()
     if not on_one_device():
         raise Unsupported("takes one device's own arrays")
     if not isinstance(w.format, FORMATS):

@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxpost.arrays import Array
+from jaxpost.kernels.devices import check_tpu
 from jaxpost.kernels.dispatch import Unsupported, interpreted, unasked
 from jaxpost.kernels.quant_matmul import reference
 from jaxpost.kernels.quant_matmul.gradient import served
@@ -24,7 +25,7 @@ from jaxpost.kernels.quant_matmul.shapes import MOST_TOKENS
 from jaxpost.kernels.tuning import tuned
 from jaxpost.quant import Int8, QArray
 from jaxpost.quant.nf4 import LEVELS
-from jaxpost.shard import on_one_device, platform
+from jaxpost.shard import on_one_device
 
 LANES, SUBLANES = 128, 16
 MOST_ROWS = 8192
@@ -39,19 +40,17 @@ class Tunables:
     outs: int = 1024
 
 
-def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None, interpret: bool = False) -> Array:
-    interpret = interpret or interpreted()
-    if platform() != "tpu" and not interpret:
-        raise Unsupported("needs a TPU")
+def quant_matmul(x: Array, w: QArray, low: reference.Low | None = None) -> Array:
+    check_tpu()
     check(x, w)
-    if isinstance(w.format, Int8) and not interpret:
+    if isinstance(w.format, Int8) and not interpreted():
         # By the compiler's count a step of decoding takes 2.5 times as long with the kernel's copies (NOTES.md).
         unasked("int8 in a stack of layers is read where it lies by XLA, and would be copied out first")
     name = type(w.format).__name__.lower()
     inputs, outs = sizes(w)
     key = {"f": name, "t": _rounded(x.shape[0]), "i": inputs, "o": outs}
     tunables = tuned("quant_matmul", "pallas_tpu", key, Tunables())
-    return served(functools.partial(_product, tunables=tunables, interpret=interpret), x, w, low)
+    return served(functools.partial(_product, tunables=tunables, interpret=interpreted()), x, w, low)
 
 
 def check(x: Array, w: QArray) -> None:

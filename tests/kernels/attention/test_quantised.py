@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpost.data.nano import Documents
 from jaxpost.faults import Fault
+from jaxpost.kernels import devices
 from jaxpost.kernels.attention import Rows, attention, quantised
 from jaxpost.kernels.attention.api import IMPLEMENTATIONS
 from jaxpost.kernels.attention.quantised import Blocks, differentiable, evened
@@ -202,7 +203,7 @@ def call(impl, size=64, most=1, cap=None, tokens=2):
     ],
 )
 def test_what_it_cannot_serve_it_refuses_with_the_reason(monkeypatch, options, reason):
-    monkeypatch.setattr(quantised, "platform", lambda: "tpu")
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
     with pytest.raises(Unsupported, match=reason):
         call("quantised", **options)
 

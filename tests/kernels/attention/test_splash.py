@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxpost.faults import Fault
-from jaxpost.kernels.attention import Rows, attention, splash
+from jaxpost.kernels import devices
+from jaxpost.kernels.attention import Rows, attention
 from jaxpost.kernels.attention.blocks import dividing
 from jaxpost.kernels.attention.splash import Blocks, evened, spread
 from jaxpost.kernels.dispatch import Unsupported
@@ -215,7 +216,7 @@ def call(impl=None, dtype=jnp.bfloat16, size=64, most=1):
     ],
 )
 def test_what_it_cannot_serve_it_refuses_with_the_reason(monkeypatch, options, reason):
-    monkeypatch.setattr(splash, "platform", lambda: "tpu")
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
     with pytest.raises(Unsupported, match=reason):
         call("splash", **options)
     assert call(**options).shape == (1, 2, 2, options.get("size", 64)), "the reference serves it"

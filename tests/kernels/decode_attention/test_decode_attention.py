@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
+from jaxpost.kernels import devices
 from jaxpost.kernels.decode_attention import Cached, decode_attention, pallas_gpu, pallas_tpu, stored
 from jaxpost.kernels.decode_attention.api import IMPLEMENTATIONS
 from jaxpost.kernels.decode_attention.around import blocks_of, seen, served
@@ -289,13 +290,13 @@ def test_where_they_run():
     ],
 )
 def test_what_they_cannot_serve_they_refuse_with_the_reason(monkeypatch, impl, options, reason):
-    monkeypatch.setattr(pallas_gpu, "check_device", lambda: None)
-    monkeypatch.setattr(pallas_tpu, "platform", lambda: "tpu")
+    monkeypatch.setattr(pallas_gpu, "check_hopper", lambda: None)
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
     assert refused(impl, **options) == reason
 
 
 def test_heads_that_a_mesh_cannot_cut_are_refused(monkeypatch):
-    monkeypatch.setattr(pallas_tpu, "platform", lambda: "tpu")
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
     with jax.set_mesh(make_mesh(MeshShape(fsdp=2, tensor=4))):
         why = refused("pallas_tpu", Shape(2, 8, 2, 64, 64))
     assert why == "2 key/value heads cannot be cut 4 ways like their query heads"

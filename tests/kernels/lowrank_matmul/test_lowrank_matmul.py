@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jaxpost import delta, shard
 from jaxpost.delta import LowRank
 from jaxpost.faults import Fault
+from jaxpost.kernels import devices
 from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.lowrank_matmul import gradient, lowrank_fused, lowrank_matmul, pallas_gpu, pallas_tpu, reference
 from jaxpost.kernels.lowrank_matmul.api import IMPLEMENTATIONS
@@ -241,7 +242,7 @@ def test_elsewhere_nothing_is_faster():
     ],
 )
 def test_what_the_hopper_kernel_cannot_serve(monkeypatch, shape, dtype, why):
-    for name, value in (("check_device", None), ("cores", 132)):
+    for name, value in (("check_hopper", None), ("cores", 132)):
         monkeypatch.setattr(pallas_gpu, name, lambda value=value: value)
     t, i, o, r = shape
     whole = [jax.ShapeDtypeStruct(size, dtype) for size in ((t, i), (i, o), (i, r), (r, o))]
@@ -262,7 +263,7 @@ def test_what_the_hopper_kernel_cannot_serve(monkeypatch, shape, dtype, why):
     ],
 )
 def test_on_tpus_axes_that_are_padded_are_not_merged_unasked(monkeypatch, shape, inputs, freely):
-    monkeypatch.setattr(pallas_tpu, "platform", lambda: "tpu")
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
     assert pallas_tpu.merges_freely(shape, inputs) == freely
     sizes = ((256, inputs), shape, (inputs, 4), (4, math.prod(shape) // inputs))
     whole = [jax.ShapeDtypeStruct(size, "bfloat16") for size in sizes]

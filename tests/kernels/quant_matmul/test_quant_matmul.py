@@ -15,7 +15,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxpost.faults import Fault
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels import devices
+from jaxpost.kernels.dispatch import Unsupported, forced
 from jaxpost.kernels.quant_matmul import MOST_TOKENS, pallas_gpu, pallas_tpu, quant_fused, quant_matmul, reference
 from jaxpost.kernels.quant_matmul.api import IMPLEMENTATIONS
 from jaxpost.kernels.quant_matmul.shapes import MATRICES, TOKENS
@@ -38,7 +39,7 @@ rounded once, which gives 1.7e-3 to 3.1e-3."""
 
 RUN = {
     "pallas_gpu": functools.partial(quant_matmul, impl="pallas_gpu"),
-    "pallas_tpu": functools.partial(pallas_tpu.quant_matmul, interpret=True),
+    "pallas_tpu": forced(interpreted=True)(functools.partial(quant_matmul, impl="pallas_tpu")),
     "reference": reference.quant_matmul,
 }
 
@@ -132,7 +133,7 @@ def test_any_size_is_served(format, tokens, inputs, outs, edited, fine):
     slack = 1e-5 if fine else 2 * ROUNDED  # sums of few numbers: their own rounding does not average out
     assert off(quant_matmul(x, w, low), wanted) < slack
     try:
-        found = pallas_tpu.quant_matmul(x, w, low, interpret=True)
+        found = RUN["pallas_tpu"](x, w, low)
     except Unsupported:
         assert fine or outs % 128 or w.codes.shape[0] % 128 or "by 32" not in format
     else:
@@ -187,7 +188,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_a_refusal_says_why(why, monkeypatch):
-    monkeypatch.setattr(pallas_gpu, "check_device", lambda: None)
+    monkeypatch.setattr(pallas_gpu, "check_hopper", lambda: None)
     change, which = REFUSED[why]
     x, w = change(inputs_of(8, 512, 256)[0], matrix("int8", 512, 256))
     for module in {"pallas_gpu": [pallas_gpu], "pallas_tpu": [pallas_tpu], "both": [pallas_gpu, pallas_tpu]}[which]:
@@ -211,7 +212,7 @@ def test_kernels_are_for_their_devices():
 
 
 def test_on_tpus_int8_is_left_to_xla(monkeypatch):
-    monkeypatch.setattr(pallas_tpu, "platform", lambda: "tpu")
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
     x, _ = inputs_of(8, 512, 256)
     with pytest.raises(Unsupported, match="read where it lies by XLA, and would be copied .*; ask for it by name"):
         jax.eval_shape(quant_fused, x, matrix("int8", 512, 256))

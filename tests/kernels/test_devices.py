@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device and which jax the kernels for Hopper GPUs ask for."""
+"""Which devices, and which jax, kernels ask for."""
 
 import jax
 import pytest
 
-from jaxpost.kernels import hopper
-from jaxpost.kernels.dispatch import Unsupported
+from jaxpost.kernels import devices
+from jaxpost.kernels.dispatch import Unsupported, forced
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,20 @@ from jaxpost.kernels.dispatch import Unsupported
     ],
 )
 def test_a_refusal_says_why(monkeypatch, platform, kind, version, why):
-    monkeypatch.setattr(hopper, "platform", lambda: platform)
-    monkeypatch.setattr(hopper, "device_kind", lambda: kind)
+    monkeypatch.setattr(devices, "platform", lambda: platform)
+    monkeypatch.setattr(devices, "device_kind", lambda: kind)
     monkeypatch.setattr(jax, "__version_info__", version)
     if why is None:
-        hopper.check_device()
+        devices.check_hopper()
         return
     with pytest.raises(Unsupported, match=f"^{why}$"):
-        hopper.check_device()
+        devices.check_hopper()
+
+
+def test_tpu_kernels_are_for_tpus_and_the_interpreter(monkeypatch):
+    with pytest.raises(Unsupported, match="^needs a TPU$"):
+        devices.check_tpu()
+    with forced(interpreted=True):
+        devices.check_tpu()
+    monkeypatch.setattr(devices, "platform", lambda: "tpu")
+    devices.check_tpu()
