@@ -5,6 +5,7 @@ Everything up to the import of jax must happen first: jax reads its environment 
 inherit the environment, so they see the same devices and the same compilation cache.
 """
 
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -52,6 +53,16 @@ hypothesis.settings.register_profile(
     "jaxpost", max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
 hypothesis.settings.load_profile("jaxpost")
+
+
+# Traced programs are millions of small objects, most of which stay: looking for cycles among them took a tenth of the
+# time.
+gc.set_threshold(200_000, 50, 100)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ for part; do
         train)
             run bench_train.py --delta lora --remat most,result,full --steps 8
             run bench_train.py --delta lora --remat most --segments 8 --steps 8
-            run bench_train.py --delta full --remat most --chunk 8192 --steps 8
+            run bench_train.py --delta full --remat most --chunk 16384 --steps 8
             ;;
         large)
-            run "${large[@]}" --remat most,full
-            run "${large[@]}" --remat full --quant nf4
+            run "${large[@]}" --remat most
+            run "${large[@]}" --remat most --quant nf4
             ;;
         sample)
             run bench_sample.py
