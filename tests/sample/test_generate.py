@@ -18,6 +18,7 @@ from jaxpost.sample import Sampling, generate, stream
 from jaxpost.sample.decode import LOOK, Seats, begin, decode, place, prefill
 from jaxpost.sample.engine import CHUNK, _begin, _decode, _place, _prefill
 from jaxpost.sample.generate import stops_at
+from tests.jaxprs import equations
 
 CONFIG = Decoder(vocab=40, d=16, layers=2, heads=4, kv_heads=2, head_size=8, ffn=24, max_length=64)
 PROMPTS = [[7, 3, 9, 30, 2], [5], [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]]
@@ -316,6 +317,28 @@ def test_only_rows_that_go_on_are_waited_for():
     assert after([LOOK + 1, 40, 1, 2]) == (2 * LOOK, [0] * 4)
     assert after([40] * 4, tuple(range(CONFIG.vocab))) == (LOOK, [0] * 4)
     assert after([0] * 4) == (0, [0] * 4)
+
+
+def test_on_a_gpu_it_is_looked_once_and_nothing_else_changes(monkeypatch):
+    """A look is a wait of the host: a chunk is begun if anybody wants it, and then written to its end."""
+    sampling = dataclasses.replace(FREE, max_new=1, seed=0)
+    live, ends = jnp.ones(4, bool), jnp.array([2], jnp.int32)
+
+    def after(most):
+        def write(state):  # traced anew each time
+            return decode(CONFIG, weights_of("plain"), state, live, sampling, ends, CHUNK)
+
+        return jax.jit(write)(seated([3, 1, 16, 2], most))
+
+    here = after([40] * 4)
+    monkeypatch.setattr("jaxpost.sample.decode.platform", lambda: "gpu")
+    there = after([40] * 4)
+    assert (here[0].clock, here[0].left.tolist()) == (there[0].clock, there[0].left.tolist())
+    np.testing.assert_array_equal(here[1], there[1])
+    np.testing.assert_array_equal(here[2], there[2])
+    assert int(after([1] * 4)[0].clock) == CHUNK and int(after([0] * 4)[0].clock) == 0
+    names = [e.primitive.name for e in equations(jax.make_jaxpr(lambda: after([40] * 4))().jaxpr)]
+    assert names.count("cond") == 1
 
 
 def test_it_ends_when_all_rows_have_ended():

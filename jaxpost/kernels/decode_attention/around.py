@@ -82,11 +82,3 @@ def blocks_of(cached: Cached, window: int | None, block: int) -> Int[Array, "b c
     wrapped = jnp.where(last >= first, whole, whole - first + last + 1)
     blocks = jnp.where(number == 0, 0, jnp.where(end < places, last - first + 1, wrapped))
     return jnp.stack([start, number, first, blocks, jnp.broadcast_to(jnp.int32(cached.layer), start.shape)], axis=1)
-
-
-def own_scores(
-    q: Float[Array, "b k g h"], k: Float[Array, "b k h"], scale: float, cap: float | None
-) -> Float[Array, "b k g"]:
-    """What the new token's queries score against its own key."""
-    scores = scale * jnp.einsum("bkgh,bkh->bkg", q, k, preferred_element_type=jnp.float32)
-    return scores if cap is None else cap * jnp.tanh(scores / cap)

@@ -25,7 +25,6 @@ ROWS = 64
 """They take rows (here: places of the cache, and numbers of a head) by sixty-fours."""
 
 MULTIPROCESSORS = 132
-LOG2E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def attend(
     )  # fmt: skip
     out, total = walk(plan, blocks_of(cached, window, tile), q[:, 0], k[:, 0], v[:, 0], cached)
     if total is not None:
-        weights = jax.nn.softmax(total / LOG2E, axis=2)
+        weights = jax.nn.softmax(math.log(2) * total, axis=2)  # logarithms to base two
         out = jnp.einsum("bksg,bkshg->bkgh", weights, out)[:, :, : plan.group]
     return out.reshape(q.shape).astype(v.dtype)
 
