@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words for arrays that every room uses: shape-annotated aliases, trees, keys, metrics."""
+"""What every room says of arrays: shape-annotated aliases, trees, keys, metrics; and what is a layer's own."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -15,9 +15,9 @@ CACHED = 120 * 2**20
 
 
 def seconds(call: Callable[..., Any], sets: list[tuple[Any, ...]], repeats: int = 5, calls: int = 4) -> float:
-    """The median time of one call, over sets of arguments that take turns inside one program. On a GPU it is the time
-    that its kernels run, by the device's trace: a host launches small ones more slowly than they run, which within a
-    longer program is hidden."""
+    """The median time of one call, over sets of arguments that take turns inside one program. On a GPU it is how long
+    its kernels run on average, by the device's trace: a host launches small ones more slowly than they run, which
+    within a longer program is hidden."""
 
     @jax.jit
     def turns(sets: list[tuple[Any, ...]]) -> list[Any]:

@@ -19,7 +19,7 @@ def check_tpu() -> None:
 
 def check_hopper() -> None:
     """Raises `Unsupported` where the program being traced is for other devices, or jax is too old."""
-    if platform() not in ("gpu", "cuda"):
+    if platform() != "gpu":
         raise Unsupported("needs an NVIDIA GPU")
     if not any(name in device_kind() for name in HOPPER):
         raise Unsupported(f"is for Hopper GPUs, not for {device_kind()}")

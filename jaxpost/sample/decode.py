@@ -139,7 +139,7 @@ def decode(
             token, log_prob = draw(noise[i], scores(state.logits, sampling))
         return i + 1, _next(config, weights, state, token, ends), tokens.at[i].set(token), log_probs.at[i].set(log_prob)
 
-    look = steps if platform() in ("gpu", "cuda") else math.gcd(steps, LOOK)
+    look = steps if platform() == "gpu" else math.gcd(steps, LOOK)
 
     def several(_: Any, carry: tuple[Array, Decoding, Array, Array]) -> tuple[Array, Decoding, Array, Array]:
         some = jnp.any(carry[1].left > 0)

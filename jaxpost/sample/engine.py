@@ -173,7 +173,7 @@ def group(count: int) -> int:
 def _worth_a_copy(weights: Tree) -> bool:
     """Whether a copy with layers apart is read faster, and takes no more than half of the memory that is free."""
     room = free(jax.local_devices()[:1])
-    return platform() in ("gpu", "cuda") and (
+    return platform() == "gpu" and (
         room is None or sum(leaf.nbytes for leaf in jax.tree.leaves(weights["layers"])) <= room // 2
     )
 

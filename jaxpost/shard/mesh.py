@@ -45,12 +45,14 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def platform() -> str:
-    """What the program being traced will run on: the mesh in context says; without one, the default backend.
+    """What the program being traced will run on, `cpu`, `gpu` or `tpu`: the mesh in context says; without one, the
+    default backend.
 
     Under a mesh of a topology that this host does not have (compilation ahead of time) it is the topology's.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None and device.platform else jax.default_backend()
+    name = device.platform if device is not None and device.platform else jax.default_backend()
+    return "gpu" if name == "cuda" else name  # a topology that is not there has its compiler's name
 
 
 def device_kind() -> str:

@@ -32,7 +32,15 @@ def test_trains(config, finished):
 
 
 # One of each kind of what is fed, and of what is remembered besides: the others are these with less.
-DIE = ("classify_nano_prefix", "dpo_nano", "flan_nano_lora", "methods_nano", "nano_pretrain", "ppo_nano")
+DIE = (
+    "bitdelta_nano",
+    "classify_nano_prefix",
+    "dpo_nano",
+    "flan_nano_lora",
+    "methods_nano",
+    "nano_pretrain",
+    "ppo_nano",
+)
 
 
 @pytest.mark.parametrize("config", DIE)

@@ -16,7 +16,7 @@ from jaxpost.shard import MeshShape, make_mesh
         ("gpu", "NVIDIA A100-SXM4-80GB", (0, 11, 0), "is for Hopper GPUs, not for NVIDIA A100-SXM4-80GB"),
         ("gpu", "NVIDIA H200", (0, 10, 2), "needs jax 0.11"),
         ("gpu", "NVIDIA GH200 480GB", (0, 12, 0), None),
-        ("cuda", "NVIDIA H100 80GB HBM3", (0, 11, 0), None),
+        ("gpu", "NVIDIA H100 80GB HBM3", (0, 11, 0), None),
     ],
 )
 def test_a_refusal_says_why(monkeypatch, platform, kind, version, why):

@@ -13,7 +13,7 @@ from jaxpost.shard import platform
 
 
 def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale: float, cap: float | None) -> Array:
-    if platform() not in ("gpu", "cuda"):
+    if platform() != "gpu":
         raise Unsupported("needs an NVIDIA GPU")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise Unsupported(f"computes in 16 bits, not in {q.dtype}")
