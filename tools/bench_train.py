@@ -42,7 +42,7 @@ FORMATS = {
 }
 
 
-CHOSEN = "have an operation served by one implementation, untried or not: attention=splash; may be given several times"
+CHOSEN = "have an operation served by one implementation: attention=splash; may be given several times"
 
 
 def chosen(text: str) -> tuple[str, str]:

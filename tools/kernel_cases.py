@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpost.data.batches.packing import MOST
 from jaxpost.kernels import attention as attention_room
 from jaxpost.kernels import decode_attention as decode_room
 from jaxpost.kernels import lowrank_matmul as lowrank_room
@@ -121,7 +122,8 @@ def training() -> Iterator[Case]:
     for name, (b, s, n, k, h, segments) in TRAINED.items():
         place = jnp.arange(s, dtype=jnp.int32)
         size = s // segments
-        rows = Rows(jnp.tile(place // size + 1, (b, 1)), jnp.tile(place % size, (b, 1)), segments)
+        most = 1 if segments == 1 else MOST  # what a recipe knows of packed rows
+        rows = Rows(jnp.tile(place // size + 1, (b, 1)), jnp.tile(place % size, (b, 1)), most)
 
         def make(key: Any, sizes: Any = (b, s, n, k, h)) -> tuple[Any, ...]:
             b, s, n, k, h = sizes
@@ -151,6 +153,7 @@ GRIDS: Mapping[tuple[str, str], Mapping[str, Sequence[Any]]] = {
     ("quant_matmul", "pallas_gpu"): {"groups": (1, 2), "blocks": (1, 2, 4, 8), "rows": (64, 128), "steps": (3, 5, 8)},
     ("lowrank_matmul", "pallas_gpu"): {"width": (4, 8, 16), "stages": (3, 4), "pair": (1, 2)},
     ("lowrank_matmul", "pallas_tpu"): {"rows": (512, 1024, 2048), "columns": (512, 1024, 2048), "depth": (512, 1024)},
+    ("attention", "pallas_gpu"): {"keys": (64, 128), "stages": (2, 3), "stages_dq": (2, 3), "stages_dkv": (2, 3)},
     ("attention", "splash"): {"q": (512, 1024), "kv": (512, 1024, 2048), "q_dkv": (512, 1024), "kv_dkv": (1024, 2048)},
 }
 """What is tried of each implementation's tunables."""

@@ -3,7 +3,7 @@
 
 import jax
 
-from jaxpost.kernels.dispatch import Unsupported, interpreted, untried
+from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.shard import device_kind, platform
 
 HOPPER = ("H100", "H200", "GH200")
@@ -25,5 +25,3 @@ def check_hopper() -> None:
         raise Unsupported(f"is for Hopper GPUs, not for {device_kind()}")
     if jax.__version_info__ < OLDEST:
         raise Unsupported(f"needs jax {OLDEST[0]}.{OLDEST[1]}")
-    if jax.sharding.get_abstract_mesh().size > 1:
-        untried("a kernel on a mesh of several GPUs")

@@ -55,12 +55,6 @@ def unasked(why: str) -> None:
         raise Unsupported(f"{why}; ask for it by name to have it")
 
 
-def untried(what: str) -> None:
-    """The same of inputs that it compiles for, but with which its present form has not been run on its device. Who has
-    run it there takes the call out."""
-    unasked(f"{what} compiles, but has not been run on such a device")
-
-
 def faster(operation: str, implementations: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """`dispatch` without the reference, for callers who have another way of their own: raises `Unsupported` where no
     other implementation serves the input. Where the operation is `forced`, the reference may be what is named."""

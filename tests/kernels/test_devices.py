@@ -6,7 +6,6 @@ import pytest
 
 from jaxpost.kernels import devices
 from jaxpost.kernels.dispatch import Unsupported, forced
-from jaxpost.shard import MeshShape, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -28,19 +27,6 @@ def test_a_refusal_says_why(monkeypatch, platform, kind, version, why):
         return
     with pytest.raises(Unsupported, match=f"^{why}$"):
         devices.check_hopper()
-
-
-def test_on_several_gpus_kernels_are_asked_for_by_name(monkeypatch):
-    monkeypatch.setattr(devices, "platform", lambda: "gpu")
-    monkeypatch.setattr(devices, "device_kind", lambda: "NVIDIA H200")
-    monkeypatch.setattr(jax, "__version_info__", (0, 11, 0))
-    for count in (1, 2):
-        with jax.set_mesh(make_mesh(MeshShape(), jax.devices()[:count])):
-            if count == 1:
-                devices.check_hopper()
-                continue
-            with pytest.raises(Unsupported, match="on a mesh of several GPUs compiles, but has not been run"):
-                devices.check_hopper()
 
 
 def test_tpu_kernels_are_for_tpus_and_the_interpreter(monkeypatch):

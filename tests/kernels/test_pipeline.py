@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and sampling as a whole, with every kernel forced by its name (Pallas' for TPUs, interpreted), are what they
-are with the references forced by theirs."""
+"""Training and sampling as a whole, with every kernel forced by its name (Pallas' for TPUs, interpreted, and on a GPU
+those for Hopper as they are), are what they are with the references forced by theirs."""
 
 import contextlib
 import functools
@@ -35,29 +35,48 @@ KERNELS = {
     "lowrank_matmul": "pallas_tpu",
     "quant_matmul": "pallas_tpu",
 }
-BY = {"kernels": KERNELS, "references": dict.fromkeys(KERNELS, "reference")}
+HOPPER = dict.fromkeys(KERNELS, "pallas_gpu")
+BY = {"kernels": KERNELS, "hopper": HOPPER, "references": dict.fromkeys(KERNELS, "reference")}
 FORMATS = {"int8": Int8(), "nf4": Nf4()}
 LORA = delta.Lora(rank=4)
 
 
-def model_of(dtype):
-    """As small as all kernels take it: products with multiples of 256 in and out, heads of 64."""
-    return Decoder(vocab=64, d=256, layers=2, heads=8, kv_heads=4, head_size=64, ffn=256, max_length=128, dtype=dtype)
+@dataclass(frozen=True)
+class Size:
+    """Of a model and its rows. The least is as small as all TPU kernels take it: products with multiples of 256 in and
+    out, heads of 64. Hopper's want rows and columns enough for all multiprocessors."""
+
+    d: int = 256
+    heads: int = 8
+    kv_heads: int = 4
+    ffn: int = 256
+    length: int = 128
 
 
-def whole(edits, size):
+LEAST, LARGE = Size(), Size(d=1024, heads=16, kv_heads=8, ffn=1024, length=4096)
+
+
+def model_of(dtype, size=LEAST):
+    return Decoder(
+        vocab=64, d=size.d, layers=2, heads=size.heads, kv_heads=size.kv_heads, head_size=64, ffn=size.ffn,
+        max_length=size.length, dtype=dtype,
+    )  # fmt: skip
+
+
+def whole(edits, scale):
     """A delta of low-rank updates whose second factors are not zero, so that the first ones matter."""
     draw = functools.partial(jax.random.normal, jax.random.key(2))
     return {
-        path: edit.replace(b=jax.device_put(size * draw(edit.b.shape), edit.b.sharding)) for path, edit in edits.items()
+        path: edit.replace(b=jax.device_put(scale * draw(edit.b.shape), edit.b.sharding))
+        for path, edit in edits.items()
     }
 
 
 @functools.cache
-def stored(dtype, format):
+def stored(dtype, format, size=LEAST):
     """The specs of the weights as they are stored, and weights that all matter."""
-    specs = params.filled(decoder.specs(model_of(dtype)))
-    flat = trees.flatten(params.init(decoder.specs(model_of(dtype)), jax.random.key(0)))
+    specs = params.filled(decoder.specs(model_of(dtype, size)))
+    flat = trees.flatten(params.init(decoder.specs(model_of(dtype, size)), jax.random.key(0)))
     weights = trees.unflatten({path: w if w is None or "norm" in path else 2 * w for path, w in flat.items()})
     if format == "plain":
         return specs, weights
@@ -91,7 +110,7 @@ def kernels(traced):
     used, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
     found = Counter()
     for equation in equations(used):
-        if equation.primitive.name == "pallas_call":
+        if equation.primitive.name in ("pallas_call", "mpmd_map"):
             name = equation.params["name"].replace("splash", "attention")
             found[next(operation for operation in KERNELS if name.startswith(operation))] += 1
     return found
@@ -106,26 +125,27 @@ class Ran:
     served: Counter[tuple[str, str]]
 
 
-STEPS, LENGTH = 3, 128
+STEPS = 3
 DESCENT = Optimiser("sgd", lr=0.04, schedule="constant", clip=0.0)
 """What is learned is a sum of gradients: Adam would divide the smallest by their own size, noise and all."""
 
 
-def batch_of(step, rows):
+def batch_of(step, rows, length):
     """Rows of which three are packed, and all but one end with padding."""
-    lengths = [60, 40, 20], [LENGTH], [9] * 8, [100, 20]
-    return stacked([examples(row, 10 * step + number) for number, row in enumerate(lengths[:rows])], LENGTH)
+    times = length // 128
+    lengths = [60 * times, 40 * times, 20 * times], [length], [9 * times] * 8, [100 * times, 20 * times]
+    return stacked([examples(row, 10 * step + number) for number, row in enumerate(lengths[:rows])], length)
 
 
 @functools.cache
-def trained(dtype, format, rows, microbatches, devices, by):
+def trained(dtype, format, rows, microbatches, devices, by, size=LEAST):
     """Losses of some steps of the recipe, and by how much each factor of the delta has moved."""
-    specs, weights = stored(dtype, format)
+    specs, weights = stored(dtype, format, size)
     mesh = shard.make_mesh(shard.MeshShape(1, devices, 1), jax.devices()[:devices])
-    with jax.set_mesh(mesh), counted() as served, forced(interpreted=True, **BY[by]):
+    with jax.set_mesh(mesh), counted() as served, forced(interpreted=by == "kernels", **BY[by]):
         train = sft.Training(steps=STEPS, microbatches=microbatches, remat="most")
-        config = sft.Config("", delta=LORA, batches=sft.Batches(rows, LENGTH), optim=DESCENT, train=train)
-        assembly = assemble(model_of(dtype), specs, LORA, DESCENT, STEPS, mesh)
+        config = sft.Config("", delta=LORA, batches=sft.Batches(rows, size.length), optim=DESCENT, train=train)
+        assembly = assemble(model_of(dtype, size), specs, LORA, DESCENT, STEPS, mesh)
         program = sft.programs(config, assembly)["step"]
         traced = program.call.trace(*program.arguments)
         step = traced.lower().compile()
@@ -134,7 +154,7 @@ def trained(dtype, format, rows, microbatches, devices, by):
         state = State(state.step, whole(state.trainable, 0.02), state.opt_state, state.extra)
         begun, losses = copied(state.trainable), []
         for number in range(STEPS):
-            batch = jax.device_put(batch_of(number, rows), shard.rows(mesh))
+            batch = jax.device_put(batch_of(number, rows, size.length), shard.rows(mesh))
             state, metrics = step(state, {"base": base, "fixed": fixed}, batch, jax.random.key(2))
             losses.append(float(metrics["loss"]))
     moved = jax.tree.leaves(jax.tree.map(np.subtract, copied(state.trainable), begun))
@@ -148,7 +168,7 @@ def off(found, wanted):
 
 # How far losses (of about four) may be apart, and by what share of its norm what a factor has learned. In bfloat16 a
 # number is off by a 512th of itself, and kernels round a sum where references round its terms.
-ROOM = {"float32": (1e-5, 1e-4), "bfloat16": (4e-3, 3e-2)}
+ROOM = {"float32": (1e-5, 1e-4), "bfloat16": (4e-3, 3e-2), LARGE: (1e-2, 3e-2)}
 
 TRAINING = {
     # These kernels do not compute in float32: attention alone is one's there.
@@ -163,8 +183,18 @@ TRAINING = {
 }
 
 
-def check_who_served(found, wanted, operations):
-    assert set(found.served) == {(operation, KERNELS[operation]) for operation in operations}
+HOPPER_TRAINING = {
+    "bfloat16": ("bfloat16", "plain", 4, 1, 1, {"attention": 3, "lowrank_matmul": 14}),
+    "int8": ("bfloat16", "int8", 4, 1, 1, {"attention": 3, "lowrank_matmul": 14}),
+    "nf4": ("bfloat16", "nf4", 4, 1, 1, {"attention": 3, "lowrank_matmul": 14}),
+    # With half the rows products with keys' and values' weights are too small, and XLA's.
+    "two devices": ("bfloat16", "plain", 4, 1, 2, {"attention": 3, "lowrank_matmul": 10}),
+    "int8 on two devices": ("bfloat16", "int8", 4, 1, 2, {"attention": 3, "lowrank_matmul": 10}),
+}
+
+
+def check_who_served(found, wanted, operations, names=KERNELS):
+    assert set(found.served) == {(operation, names[operation]) for operation in operations}
     assert set(wanted.served) >= {(operation, "reference") for operation in operations}
     assert {implementation for _, implementation in wanted.served} == {"reference"}
 
@@ -174,18 +204,34 @@ def test_training(name):
     """Packed rows in microbatches: a layer's seven products, forwards and (but for quantised ones of few tokens)
     backwards, and its attention."""
     *case, expected = TRAINING[name]
-    found, wanted = trained(*case, "kernels"), trained(*case, "references")
+    check_training(case, expected, "kernels", LEAST)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="pallas_gpu: its kernels run on a Hopper GPU only")
+@pytest.mark.parametrize("name", HOPPER_TRAINING)
+def test_training_on_a_gpu(name):
+    *case, expected = HOPPER_TRAINING[name]
+    if case[4] > jax.device_count():
+        pytest.skip(f"pallas_gpu on {case[4]} devices: there are not so many here")
+    check_training(case, expected, "hopper", LARGE)
+
+
+def check_training(case, expected, by, size):
+    found, wanted = trained(*case, by, size), trained(*case, "references", size)
     assert found.programs == {"step": Counter(expected)} and wanted.programs == {"step": Counter()}
-    check_who_served(found, wanted, expected)
+    check_who_served(found, wanted, expected, BY[by])
     (losses, moved), (right, learned) = found.out, wanted.out
     assert np.all(np.isfinite(losses)) and np.ptp(losses) > 0.05
-    np.testing.assert_allclose(losses, right, rtol=0, atol=ROOM[case[0]][0])
-    assert off(moved, learned) < ROOM[case[0]][1]
+    of_losses, of_delta = ROOM[LARGE if size == LARGE else case[0]]
+    np.testing.assert_allclose(losses, right, rtol=0, atol=of_losses)
+    assert off(moved, learned) < of_delta
 
 
 def test_in_16_bits_kernels_are_as_near_to_float32_as_references_are():
     _, right = trained(*TRAINING["float32"][:5], "references").out
-    by_kernels, by_references = (off(trained(*TRAINING["bfloat16"][:5], by).out[1], right) for by in BY)
+    by_kernels, by_references = (
+        off(trained(*TRAINING["bfloat16"][:5], by).out[1], right) for by in ("kernels", "references")
+    )
     assert by_kernels < 1.25 * by_references and by_references < ROOM["bfloat16"][1]
 
 
@@ -258,7 +304,7 @@ def test_sampling(name):
     """Of what the same dice draw, the tokens' log-probabilities; what is likeliest is the same until two tokens are
     about as likely. Low-rank products of so few tokens are a kernel's only where the weight is quantised."""
     *case, expected = SAMPLING[name]
-    found, wanted = (sampled(*case, by) for by in BY)
+    found, wanted = (sampled(*case, by) for by in ("kernels", "references"))
     reading, writing = {"attention": 1} | expected, {"decode_attention": 1} | expected
     assert found.programs == {"prefill": Counter(reading), "decode": Counter(writing)}
     assert wanted.programs == {"prefill": Counter(), "decode": Counter()}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention by cuDNN's fused kernels, through JAX. Rows of one example are plain causal attention with padding on
-the right; packed rows use cuDNN's packed layout, which needs the number of segments to be bounded."""
+the right; packed rows use cuDNN's packed layout, which needs the number of segments to be bounded, and to be small:
+each segment that a row may have costs memory and time as if it were as long as the row (`pallas_gpu` has no such
+bound)."""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from jaxpost.arrays import Array, Float
 from jaxpost.kernels.decode_attention.around import blocks_of, check, served, sizes
 from jaxpost.kernels.decode_attention.cache import Cached
 from jaxpost.kernels.devices import check_hopper
-from jaxpost.kernels.dispatch import Unsupported, untried
+from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.tuning import tuned
 
 COLUMNS = 8
@@ -53,8 +53,6 @@ def decode_attention(
     check_hopper()
     check(q, k, cached)
     check_shapes(q, cached)
-    if q.shape[2] // cached.k.shape[2] > COLUMNS:
-        untried("more than 8 query heads to a key/value head")
 
     def kernel(q: Array, k: Array, v: Array, cached: Cached) -> Array:
         tiling = tuned("decode_attention", "pallas_gpu", sizes(cached), untuned(cached))

@@ -117,6 +117,7 @@ def walk(plan: Plan, walked: Array, q: Array, k: Array, v: Array, cached: Cached
         scratch_types=list(scratch.values()),
         grid=(kv_heads, batch, plan.splits),
         grid_names=("head", "row", "split"),
+        kernel_name="decode_attention",
         compiler_params=plgpu.CompilerParams(approx_math=True, unsafe_no_auto_barriers=True),
     )(*inputs.values())
     return (results[0], results[1]) if several else (results[0], None)

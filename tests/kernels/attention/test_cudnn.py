@@ -67,6 +67,8 @@ def test_it_needs_a_gpu():
 
 
 def test_the_reference_is_the_last_resort_and_names_are_checked():
-    assert list(IMPLEMENTATIONS) == ["cudnn", "splash", "reference"]
-    with pytest.raises(Fault, match="no implementation .triton.; known: cudnn, quantised, reference, splash"):
+    assert list(IMPLEMENTATIONS) == ["pallas_gpu", "cudnn", "splash", "reference"]
+    with pytest.raises(
+        Fault, match="no implementation .triton.; known: cudnn, pallas_gpu, quantised, reference, splash"
+    ):
         call("triton")

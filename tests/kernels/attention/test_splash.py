@@ -49,9 +49,9 @@ CASES = {
 }
 
 
-def rows_of(lengths, most=3) -> Rows:
-    """Rows of examples of these lengths, the longest row without padding."""
-    segments = np.zeros((len(lengths), max(map(sum, lengths))), np.int32)
+def rows_of(lengths, most=3, tokens=0) -> Rows:
+    """Rows of examples of these lengths, the longest row without padding unless it has fewer tokens than asked for."""
+    segments = np.zeros((len(lengths), max(tokens, *map(sum, lengths))), np.int32)
     positions = np.zeros_like(segments)
     for row, examples in enumerate(lengths):
         at = 0
