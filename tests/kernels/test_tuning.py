@@ -69,9 +69,14 @@ def test_on_a_mesh_sizes_are_those_of_a_devices_own_pieces():
 
 def test_the_tables_that_ship_hold_what_their_kernels_understand():
     from jaxpost.kernels.attention import splash
+    from jaxpost.kernels.decode_attention import pallas_gpu as decode_gpu
     from jaxpost.kernels.quant_matmul import pallas_gpu as quant_gpu
 
-    known = {("attention", "splash"): splash.Blocks, ("quant_matmul", "pallas_gpu"): quant_gpu.Tunables}
+    known = {
+        ("attention", "splash"): splash.Blocks,
+        ("decode_attention", "pallas_gpu"): decode_gpu.Tiling,
+        ("quant_matmul", "pallas_gpu"): quant_gpu.Tunables,
+    }
     found = 0
     for path in HERE.glob("*/tuned/*.json"):
         for implementation, shapes in json.loads(path.read_text()).items():

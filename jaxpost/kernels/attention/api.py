@@ -7,7 +7,7 @@ from typing import Any
 from flax import struct
 
 from jaxpost.arrays import Array, Float
-from jaxpost.kernels.attention import cudnn, pallas_gpu, quantised, reference, splash
+from jaxpost.kernels.attention import cudnn, pallas_gpu, quantised, reference, splash, xla
 from jaxpost.kernels.dispatch import dispatch
 
 
@@ -32,6 +32,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "pallas_gpu": pallas_gpu.attention,
     "cudnn": cudnn.attention,
     "splash": splash.attention,
+    "xla": xla.attention,
     "reference": reference.attention,
 }
 

@@ -67,8 +67,8 @@ def test_it_needs_a_gpu():
 
 
 def test_the_reference_is_the_last_resort_and_names_are_checked():
-    assert list(IMPLEMENTATIONS) == ["pallas_gpu", "cudnn", "splash", "reference"]
+    assert list(IMPLEMENTATIONS) == ["pallas_gpu", "cudnn", "splash", "xla", "reference"]
     with pytest.raises(
-        Fault, match="no implementation .triton.; known: cudnn, pallas_gpu, quantised, reference, splash"
+        Fault, match="no implementation .triton.; known: cudnn, pallas_gpu, quantised, reference, splash, xla"
     ):
         call("triton")
