@@ -151,7 +151,7 @@ GRIDS: Mapping[tuple[str, str], Mapping[str, Sequence[Any]]] = {
     ("decode_attention", "pallas_gpu"): {"places": (64, 128, 256), "stages": (2, 3, 4), "splits": (0, 1, 2, 4)},
     ("decode_attention", "pallas_tpu"): {"block": (256, 512, 1024, 2048)},
     ("quant_matmul", "pallas_gpu"): {"groups": (1, 2), "blocks": (1, 2, 4, 8), "rows": (64, 128), "steps": (3, 5, 8)},
-    ("lowrank_matmul", "pallas_gpu"): {"width": (4, 8, 16), "stages": (3, 4), "pair": (1, 2)},
+    ("lowrank_matmul", "pallas_gpu"): {"width": (4, 8, 16), "stages": (2, 3, 4), "out": (64, 128, 256)},
     ("lowrank_matmul", "pallas_tpu"): {"rows": (512, 1024, 2048), "columns": (512, 1024, 2048), "depth": (512, 1024)},
     ("attention", "pallas_gpu"): {"keys": (64, 128), "stages": (2, 3), "stages_dq": (2, 3), "stages_dkv": (2, 3)},
     ("attention", "splash"): {"q": (512, 1024), "kv": (512, 1024, 2048), "q_dkv": (512, 1024), "kv_dkv": (1024, 2048)},

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was found best for a shape is used for that shape on that device, and nowhere else."""
 
+import importlib
 import json
 from dataclasses import dataclass, fields
 
@@ -13,6 +14,7 @@ from jaxpost.kernels.decode_attention import Cached, decode_attention, empty
 from jaxpost.kernels.dispatch import forced
 from jaxpost.kernels.tuning import HERE, key, table, trying, tuned
 from jaxpost.shard import MeshShape, make_mesh
+from tests.conftest import ROOT
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,38 @@ def test_on_a_mesh_sizes_are_those_of_a_devices_own_pieces():
     assert "b=2 k=1 t=128 h=64 kv=float32" in trial.asked
 
 
-def test_the_tables_that_ship_hold_what_their_kernels_understand():
-    from jaxpost.kernels.attention import splash
-    from jaxpost.kernels.decode_attention import pallas_gpu as decode_gpu
-    from jaxpost.kernels.quant_matmul import pallas_gpu as quant_gpu
+TUNABLES = {
+    ("attention", "splash"): "splash.Blocks",
+    ("attention", "pallas_gpu"): "hopper.Tiles",
+    ("decode_attention", "pallas_gpu"): "pallas_gpu.Tiling",
+    ("decode_attention", "pallas_tpu"): "pallas_tpu.Tiling",
+    ("lowrank_matmul", "pallas_gpu"): "hopper.Tiles",
+    ("lowrank_matmul", "pallas_tpu"): "pallas_tpu.Blocks",
+    ("quant_matmul", "pallas_gpu"): "pallas_gpu.Tunables",
+}
 
-    known = {
-        ("attention", "splash"): splash.Blocks,
-        ("decode_attention", "pallas_gpu"): decode_gpu.Tiling,
-        ("quant_matmul", "pallas_gpu"): quant_gpu.Tunables,
-    }
+
+def tunable(operation, implementation) -> set[str]:
+    module, _, name = TUNABLES[operation, implementation].partition(".")
+    return {f.name for f in fields(getattr(importlib.import_module(f"jaxpost.kernels.{operation}.{module}"), name))}
+
+
+def test_the_tables_that_ship_hold_what_their_kernels_understand():
     found = 0
     for path in HERE.glob("*/tuned/*.json"):
         for implementation, shapes in json.loads(path.read_text()).items():
-            names = {f.name for f in fields(known[path.parent.parent.name, implementation])}
+            names = tunable(path.parent.parent.name, implementation)
             for name, values in shapes.items():
                 assert set(values) <= names and name == key(dict(part.split("=") for part in name.split()))
                 found += 1
     assert found
+
+
+@pytest.mark.parametrize("which", TUNABLES, ids=" ".join)
+def test_what_is_searched_is_what_there_is_to_tune(monkeypatch, which):
+    if TUNABLES[which].startswith("hopper") and jax.__version_info__ < (0, 11):
+        pytest.skip("pallas_gpu: its tunables stand beside a kernel that needs jax 0.11")
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    grids = importlib.import_module("kernel_cases").GRIDS
+    assert set(grids) == set(TUNABLES)
+    assert grids[which] and set(grids[which]) <= tunable(*which)
