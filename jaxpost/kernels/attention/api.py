@@ -55,7 +55,8 @@ def attention(
     (grouped-query attention, https://arxiv.org/abs/2305.13245). Softmax is in float32.
 
     With a `window` a token sees that many only, itself included. `scale` is one over the root of the head size unless
-    given; a `cap` squashes scores to `cap * tanh(score / cap)`. What a padding token attends to is not defined.
+    given; a `cap` squashes scores to `cap * tanh(score / cap)`. What a padding token attends to is not defined. Of the
+    implementations only the reference can be differentiated forwards (`jax.jvp`).
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     known = IMPLEMENTATIONS if impl is None else {**IMPLEMENTATIONS, **ASKED_FOR}

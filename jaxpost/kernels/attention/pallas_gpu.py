@@ -42,12 +42,14 @@ def attention(
     check_hopper()
     if rows.most is None:
         raise Unsupported("the number of segments in a row is not known, so padding may stand within one")
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise Unsupported(f"computes in 16 bits, not in {q.dtype}")
+    if q.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
+        raise Unsupported(f"computes in 16 bits of one kind, not in {q.dtype}, {k.dtype} and {v.dtype}")
     if q.shape[-1] not in (64, 128):
         raise Unsupported(f"head size {q.shape[-1]} is not 64 or 128")
     if q.shape[1] % WHOLE:
         raise Unsupported(f"{q.shape[1]} tokens are not a multiple of {WHOLE}")
+    if scale <= 0:
+        raise Unsupported(f"takes scales above zero, not {scale}")
     start, stop = sight(rows.segments, window)
 
     def local(q: Array, k: Array, v: Array, start: Array, stop: Array) -> Array:
@@ -70,7 +72,7 @@ def sight(segments: Int[Array, "b s"], window: int | None) -> tuple[Int[Array, "
     start = lax.cummax(jnp.where(new, place, 0), axis=1)
     last = jnp.pad(new[:, 1:], ((0, 0), (0, 1)), constant_values=True)
     stop = lax.cummin(jnp.where(last, place + 1, segments.shape[1]), axis=1, reverse=True)
-    if window is not None:
+    if window is not None and window < segments.shape[1]:
         start, stop = jnp.maximum(start, place - (window - 1)), jnp.minimum(stop, place + window)
     return start, stop
 
