@@ -68,16 +68,16 @@ class Blocks(NamedTuple):
 
 def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale: float, cap: float | None) -> Array:
     tokens = q.shape[1]
-    if tokens <= largest():
-        raise Unsupported(f"rows of {tokens} tokens are one block, and taken whole")
-    how = How(unit(tokens, largest()), window, scale, cap, rows.most is not None)
+    if tokens <= 2 * largest():
+        raise Unsupported(f"rows of {tokens} tokens are short enough to be taken whole")
+    how = How(unit(tokens, largest(), largest() // 8), window, scale, cap, rows.most is not None)
     arrays = (padded(x, how.block) for x in (grouped(q, k.shape[2]), k, v, rows.segments, rows.positions))
     out: Any = attend(how, *arrays)
     return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :tokens]
 
 
 def largest() -> int:
-    """Tokens of a block, at most. On a CPU what stays in a cache was fastest; on accelerators, not measured, a step over
+    """Tokens of a block, at most. On a CPU what stays in a cache was fastest. On accelerators, not measured, a step over
     a pair of blocks is 16 to 19 kernels, of which there should be few."""
     return 256 if platform() == "cpu" else 1024
 
