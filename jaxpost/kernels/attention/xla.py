@@ -77,8 +77,8 @@ def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale
 
 
 def largest() -> int:
-    """Tokens of a block, at most. On a CPU what stays in a cache was fastest. On accelerators, not measured, a step over
-    a pair of blocks is 16 to 19 kernels, of which there should be few."""
+    """Tokens of a block, at most. On a CPU what stays in a cache was fastest. On accelerators, not measured, a step
+    over a pair of blocks is 16 to 19 kernels, of which there should be few."""
     return 256 if platform() == "cpu" else 1024
 
 
