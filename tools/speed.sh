@@ -34,6 +34,7 @@ for part; do
             run bench_sample.py --delta lora
             ;;
         kernels)
+            run bench_kernels.py --operation attention --unchecked
             run bench_kernels.py --operation decode_attention --only "llama;qwen"
             run bench_kernels.py --operation quant_matmul
             run bench_kernels.py --operation lowrank_matmul

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows in blocks of tokens, and heads over devices: what the kernels for TPUs have in common."""
+"""Rows in blocks of tokens, and heads over devices: what implementations have in common."""
 
 import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float
 
 LANES = 128
-"""Blocks are multiples of what a vector register is wide."""
+"""Blocks on TPUs are multiples of what a vector register is wide."""
 
 
 def unit(tokens: int, largest: int, least: int = LANES) -> int:

@@ -56,7 +56,7 @@ class Plan:
     size: int
     scale: float
     cap: float | None
-    tiles: Tiles = Tiles()
+    tiles: Tiles
 
     @property
     def heads(self) -> int:

@@ -18,13 +18,11 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpost.arrays import Array, Float, Int
 from jaxpost.kernels.attention.blocks import dividing
+from jaxpost.kernels.attention.reference import KEPT
 from jaxpost.kernels.devices import check_hopper
 from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.kernels.tuning import tuned
 from jaxpost.shard import on_each, ways
-
-KEPT = "attn"
-"""The name under which the result and what its weights were divided by are kept for the backward pass."""
 
 WHOLE = 128
 """Tokens of a row come by so many."""

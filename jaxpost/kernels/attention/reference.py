@@ -11,13 +11,17 @@ from jaxpost.arrays import Array, Bool, Float, everywhere, tied
 
 LEAST = float(jnp.finfo(jnp.float32).min)
 
+KEPT = "attn"
+"""The name under which remat policies know attention's result and, where softmaxes are made again from them, the
+logarithms of what they were divided by."""
+
 
 def attention(q: Array, k: Array, v: Array, rows: Any, window: int | None, scale: float, cap: float | None) -> Array:
     own = grouped(q, k.shape[2])
     scores = jnp.einsum("bskgh,btkh->bkgst", own, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(squashed(scores, tied(visible(rows, window), q), scale, cap), axis=-1)
     out = jnp.einsum("bkgst,btkh->bskgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return checkpoint_name(out.reshape(q.shape).astype(v.dtype), "attn")
+    return checkpoint_name(out.reshape(q.shape).astype(v.dtype), KEPT)
 
 
 def grouped(q: Float[Array, "b s n h"], kv_heads: int) -> Float[Array, "b s k g h"]:

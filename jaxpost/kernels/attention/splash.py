@@ -10,13 +10,11 @@ import jax.numpy as jnp
 
 from jaxpost.arrays import Array, Float, Int
 from jaxpost.kernels.attention.blocks import dividing, fitting, padded, unit
+from jaxpost.kernels.attention.reference import KEPT
 from jaxpost.kernels.devices import check_tpu
 from jaxpost.kernels.dispatch import Unsupported, interpreted
 from jaxpost.kernels.tuning import tuned
 from jaxpost.shard import on_each, ways
-
-KEPT = "attn"
-"""The name under which the kernel's result and its softmax's normalisers are kept for the backward pass."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxpost.arrays import Array
 from jaxpost.kernels.attention.blocks import padded, unit
-from jaxpost.kernels.attention.reference import LEAST, grouped, squashed
+from jaxpost.kernels.attention.reference import KEPT, LEAST, grouped, squashed
 from jaxpost.kernels.dispatch import Unsupported
 from jaxpost.shard import platform
-
-KEPT = "attn"
-"""The name under which the result and the logarithm of what it was divided by are kept for the backward pass."""
 
 FLOAT32: Any = {"preferred_element_type": jnp.float32}
 """What products are added up in."""
